@@ -1,0 +1,447 @@
+/**
+ * One run of one job, and the only place where one is decided: decode, start, perform, classify, record.
+ *
+ * Every engine hands its messages to a `Runner` and acts on the `Outcome`; none of them has a rule of its own.
+ */
+import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
+import * as DateTime from "effect/DateTime"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Metric from "effect/Metric"
+import { CurrentLogAnnotations } from "effect/References"
+import * as Schema from "effect/Schema"
+import * as SchemaParser from "effect/SchemaParser"
+import type * as Scope from "effect/Scope"
+import { ParentSpan, type Span } from "effect/Tracer"
+import { DefinitionError } from "./DefinitionError.ts"
+import { type Dispatcher, InvalidPayload, type JobMessage, UnknownJob } from "./Dispatcher.ts"
+import * as Job from "./Job.ts"
+import * as RetryPolicy from "./RetryPolicy.ts"
+import * as TraceParent from "./TraceParent.ts"
+
+/** Why a message has failed for good. */
+export type FailedReason =
+  /** The payload doesn't decode: the handler never saw it. */
+  | "InvalidPayload"
+  /** The last attempt that the policy allows has failed. */
+  | "AttemptsExhausted"
+  /** The policy's `while` said no. */
+  | "NotRetryable"
+  /** The runner has no job of this name. */
+  | "UnknownJob"
+
+/** What an engine has to act on after an attempt. */
+export type Outcome = Succeeded | Retry | Failed
+
+export interface Succeeded {
+  readonly _tag: "Succeeded"
+  readonly value: unknown
+  /** The value as the job's success schema encodes it. */
+  readonly encoded: Schema.Json
+}
+
+export interface Retry {
+  readonly _tag: "Retry"
+  /** Run it again after this long or more. */
+  readonly delay: Duration.Duration
+  /** Whether the policy or the error named `delay`; if not, an engine may use a backoff of its own. */
+  readonly stated: boolean
+  readonly cause: Cause.Cause<unknown>
+}
+
+export interface Failed {
+  readonly _tag: "Failed"
+  readonly reason: FailedReason
+  readonly cause: Cause.Cause<unknown>
+}
+
+/** An attempt that took longer than its job's `timeout`. It is a defect, so `while` isn't asked about it. */
+export class JobTimeout extends Schema.TaggedError<JobTimeout>()("JobTimeout", {
+  job: Schema.String,
+  id: Schema.String,
+  attempt: Schema.Int,
+  timeout: Schema.DurationFromMillis
+}) {
+  override get message(): string {
+    return `Attempt ${this.attempt} of "${this.job}" (id ${this.id}) was interrupted: it took longer than its timeout of ${
+      Duration.format(this.timeout)
+    }.`
+  }
+}
+
+/** A handler's success that its job's success schema doesn't encode. It is a defect. */
+export class InvalidSuccess extends Schema.TaggedError<InvalidSuccess>()("InvalidSuccess", {
+  job: Schema.String,
+  id: Schema.String,
+  issue: Schema.String
+}) {
+  override get message(): string {
+    return `The handler of "${this.job}" (id ${this.id}) succeeded with what its success schema doesn't encode: ${this.issue}.`
+  }
+}
+
+/** A job that has failed for good, as `onError` and logs get it. The message is one sentence. */
+export class JobFailed extends Schema.TaggedError<JobFailed>()("JobFailed", {
+  job: Schema.String,
+  id: Schema.String,
+  /** The attempts made; 0 where the handler never saw the message. */
+  attempts: Schema.Int,
+  reason: Schema.Literals(["InvalidPayload", "AttemptsExhausted", "NotRetryable", "UnknownJob"]),
+  cause: Schema.Cause(Schema.Unknown, Schema.Unknown)
+}) {
+  static of(message: JobMessage, attempt: number, failed: Failed): JobFailed {
+    const seen = failed.reason === "AttemptsExhausted" || failed.reason === "NotRetryable"
+    return new JobFailed({
+      job: message.name,
+      id: message.id,
+      attempts: seen ? attempt : 0,
+      reason: failed.reason,
+      cause: failed.cause
+    })
+  }
+  override get message(): string {
+    const last = Cause.prettyErrors(this.cause)[0]?.message ?? "it was interrupted from within"
+    const end = /[.!?]$/.test(last) ? last : `${last}.`
+    const job = `"${this.job}" (id ${this.id})`
+    switch (this.reason) {
+      case "InvalidPayload":
+      case "UnknownJob":
+        return `${job} can't be run: ${end}`
+      case "NotRetryable":
+        return `${job} failed in attempt ${this.attempts} with an error that isn't retried: ${end}`
+      case "AttemptsExhausted":
+        return this.attempts === 1
+          ? `${job} failed in its only attempt: ${end}`
+          : `${job} failed in all of its ${this.attempts} attempts, the last time with: ${end}`
+    }
+  }
+}
+
+/** What an engine knows about the attempt that it asks for. */
+export interface RunOptions {
+  /** From 1. */
+  readonly attempt: number
+  /** What the handler dispatches with. */
+  readonly dispatcher: Dispatcher["Service"]
+}
+
+/** Runs messages of a list of jobs. */
+export interface Runner {
+  readonly jobs: ReadonlyArray<Job.Any>
+  /** The job of this name, if it is in the list. */
+  readonly get: (name: string) => Job.Any | undefined
+  /** The listeners of the event of this name; an event without any is no error. */
+  readonly listeners: (event: string) => ReadonlyArray<Job.Any>
+  /**
+   * One attempt. It never fails; it is interrupted where its fiber is, and then counts as no attempt. A handler
+   * that interrupts itself has failed.
+   */
+  readonly run: (message: JobMessage, options: RunOptions) => Effect.Effect<Outcome>
+  /**
+   * What follows `Failed`: the job's `onFailure`, once. Never fails, a failure of `onFailure` is logged. Nothing
+   * for a message that doesn't decode.
+   */
+  readonly giveUp: (
+    message: JobMessage,
+    options: RunOptions & { readonly cause: Cause.Cause<unknown> }
+  ) => Effect.Effect<void>
+  /** A failure as the job's error schema encodes it; what isn't a typed error, as a defect. */
+  readonly encodeFailure: (name: string, cause: Cause.Cause<unknown>) => Effect.Effect<Schema.Json>
+}
+
+/** A job with all that doesn't change from run to run. */
+interface Compiled {
+  readonly job: Job.Any
+  readonly handler: Job.HandlerService
+  /** `undefined`: a job that succeeds with nothing, and there is nothing to encode. */
+  readonly encodeSuccess: ((value: unknown) => Effect.Effect<Schema.Json, unknown, unknown>) | undefined
+  readonly encodeError: (error: unknown) => Effect.Effect<Schema.Json, unknown, unknown>
+  readonly spanName: string
+  readonly attempts: Record<Outcome["_tag"] | "Interrupted", Metric.Counter<number>>
+  readonly inFlight: Metric.Gauge<number>
+  readonly duration: Metric.Histogram<number>
+}
+
+/** A list in which two jobs have one name is refused: their messages couldn't be told apart. */
+export const checkedJobs = <Jobs extends ReadonlyArray<Job.Any>>(jobs: Jobs): Jobs => {
+  const seen = new Set<string>()
+  for (const { jobName } of jobs) {
+    if (seen.has(jobName)) {
+      throw new DefinitionError({
+        message: `Two jobs in the list have the name "${jobName}": give each a name of its own.`
+      })
+    }
+    seen.add(jobName)
+  }
+  return jobs
+}
+
+/** The runner of a list of jobs, with the handlers of the environment. Two jobs of one name: it dies. */
+export const makeRunner = <const Jobs extends ReadonlyArray<Job.Any>>(
+  jobs: Jobs
+): Effect.Effect<Runner, never, Job.HandlerOf<Jobs[number]>> =>
+  Effect.contextWith((context: Context.Context<Job.HandlerOf<Jobs[number]>>) =>
+    Effect.sync((): Runner => {
+      const compiled = new Map<string, Compiled>()
+      const listeners = new Map<string, Array<Job.Any>>()
+      for (const job of checkedJobs(jobs)) {
+        compiled.set(job.jobName, compile(job, Context.getUnsafe(context, job.handler)))
+        if (job.trigger._tag === "Event") {
+          const event = listeners.get(job.trigger.event)
+          if (event === undefined) listeners.set(job.trigger.event, [job])
+          else event.push(job)
+        }
+      }
+      return {
+        jobs,
+        get: (name) => compiled.get(name)?.job,
+        listeners: (event) => listeners.get(event) ?? [],
+        run: (message, options) => {
+          const job = compiled.get(message.name)
+          return job === undefined ? unknownJob(message) : run(job, message, options)
+        },
+        giveUp: (message, options) => {
+          const job = compiled.get(message.name)
+          return job?.handler.onFailure === undefined ? Effect.void : giveUp(job, message, options)
+        },
+        encodeFailure: (name, cause) => encodeFailure(compiled.get(name), cause)
+      }
+    }))
+
+const compile = (job: Job.Any, handler: Job.HandlerService): Compiled => {
+  const success: Schema.Top = job.successSchema
+  return {
+    job,
+    handler,
+    encodeSuccess: success.ast === Schema.Void.ast ? undefined : encoder(success),
+    encodeError: encoder(job.errorSchema),
+    spanName: `process ${job.jobName}`,
+    attempts: {
+      Succeeded: attemptsTotal(job, "succeeded"),
+      Retry: attemptsTotal(job, "retry"),
+      Failed: attemptsTotal(job, "failed"),
+      Interrupted: attemptsTotal(job, "interrupted")
+    },
+    inFlight: Metric.gauge("effect_jobs_in_flight", {
+      description: "Attempts that run now, by job",
+      attributes: { job: job.jobName }
+    }),
+    duration: Metric.histogram("effect_jobs_attempt_duration", {
+      description: "How long attempts took, in seconds, by job",
+      attributes: { job: job.jobName },
+      boundaries: durationBoundaries
+    })
+  }
+}
+
+const encoder = (schema: Schema.Top) => SchemaParser.encodeUnknownEffect(Schema.toCodecJson(schema))
+
+const attemptsTotal = (job: Job.Any, outcome: string) =>
+  Metric.counter("effect_jobs_attempts", {
+    description: "Attempts that ended, by job and outcome",
+    attributes: { job: job.jobName, outcome },
+    incremental: true
+  })
+
+/** OpenTelemetry's advice for messaging.process.duration up to 10 s; jobs run longer. */
+const durationBoundaries = [
+  0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60, 300, 900, 3600
+]
+
+const unknownJob = (message: JobMessage): Effect.Effect<Outcome> =>
+  Effect.succeed({
+    _tag: "Failed",
+    reason: "UnknownJob",
+    cause: Cause.fail(new UnknownJob({ job: message.name, dispatcher: "this worker" }))
+  })
+
+const run = (self: Compiled, message: JobMessage, options: RunOptions): Effect.Effect<Outcome> =>
+  Effect.withFiber((fiber) => {
+    const surroundings = fiber.context
+    const clock = fiber.getRef(Clock.Clock)
+    const startedAt = clock.currentTimeNanosUnsafe()
+    self.inFlight.modifyUnsafe(1, surroundings)
+    return Effect.onExit(
+      Effect.flatMap(attempt(self, message, options), (exit) => classify(self, message, options, exit)),
+      (exit) => {
+        const outcome = Exit.isSuccess(exit) ? exit.value._tag : "Interrupted"
+        self.inFlight.modifyUnsafe(-1, surroundings)
+        self.attempts[outcome].updateUnsafe(1, surroundings)
+        self.duration.updateUnsafe(Number(clock.currentTimeNanosUnsafe() - startedAt) / 1e9, surroundings)
+        return Effect.void
+      }
+    )
+  })
+
+/** A message's payload that didn't decode, apart from what a handler may fail with. */
+class Undecodable {
+  readonly error: InvalidPayload
+  constructor(error: InvalidPayload) {
+    this.error = error
+  }
+}
+
+/** The attempt under its consumer span. Interruption from outside goes through; everything else is the Exit. */
+const attempt = (
+  self: Compiled,
+  message: JobMessage,
+  options: RunOptions
+): Effect.Effect<Exit.Exit<Omit<Succeeded, "_tag">, unknown>> => {
+  const parent = TraceParent.toSpan(message.trace)
+  return Effect.exit(
+    Effect.useSpan(
+      self.spanName,
+      parent === undefined ? { kind: "consumer", root: true } : { kind: "consumer", parent },
+      (span) => {
+        span.attribute("messaging.system", "effect-jobs")
+        span.attribute("messaging.operation.type", "process")
+        span.attribute("messaging.operation.name", "process")
+        span.attribute("messaging.destination.name", self.job.jobName)
+        span.attribute("messaging.message.id", message.id)
+        span.attribute("effect_jobs.attempt", options.attempt)
+        return Effect.updateContext(perform(self, message, options), (surroundings: Context.Context<never>) =>
+          runContext(self, message, options, surroundings, span))
+      }
+    )
+  )
+}
+
+const perform = (
+  self: Compiled,
+  message: JobMessage,
+  options: RunOptions
+): Effect.Effect<Omit<Succeeded, "_tag">, unknown, Exclude<Job.Provided, Scope.Scope>> =>
+  Effect.matchEffect(decode(self, message), {
+    onFailure: (error) => Effect.fail(new Undecodable(error)),
+    onSuccess: (payload) => {
+      const handled: Effect.Effect<unknown, unknown, Exclude<Job.Provided, Scope.Scope>> = Effect.scoped(
+        Effect.suspend(() => self.handler.run(payload))
+      )
+      const { timeout } = self.job
+      const limited = timeout === undefined ? handled : Effect.timeoutOrElse(handled, {
+        duration: timeout,
+        orElse: () =>
+          Effect.die(
+            new JobTimeout({ job: self.job.jobName, id: message.id, attempt: options.attempt, timeout })
+          )
+      })
+      const { encodeSuccess } = self
+      return encodeSuccess === undefined
+        ? Effect.as(limited, nothing)
+        : Effect.flatMap(limited, (value) =>
+          encodeSuccess(value).pipe(
+            Effect.map((encoded) => ({ value, encoded })),
+            Effect.catch((issue) =>
+              Effect.die(new InvalidSuccess({ job: self.job.jobName, id: message.id, issue: String(issue) }))
+            ),
+            withSchemaServices
+          ))
+    }
+  })
+
+const nothing: Omit<Succeeded, "_tag"> = { value: undefined, encoded: null }
+
+// sound: the services that a job's schemas need are among those that `toLayer` requires, and so in every
+// context that `runContext` makes
+const withSchemaServices = <A, E>(effect: Effect.Effect<A, E, unknown>): Effect.Effect<A, E> =>
+  effect as Effect.Effect<A, E>
+
+const decode = (self: Compiled, message: JobMessage): Effect.Effect<unknown, InvalidPayload> =>
+  withSchemaServices(
+    Effect.mapError(self.job.target.codec.decode(message.payload), (issue) =>
+      InvalidPayload.fromIssue(self.job.jobName, issue, message.id))
+  )
+
+const runContext = (
+  self: Compiled,
+  message: JobMessage,
+  options: RunOptions,
+  surroundings: Context.Context<never>,
+  span: Span | undefined
+): Context.Context<Dispatcher | Job.CurrentRun> => {
+  const { jobName, retry } = self.job
+  const context = Context.add(
+    Job.handlerContext(surroundings, self.handler.context, options.dispatcher, {
+      id: message.id,
+      job: jobName,
+      attempt: options.attempt,
+      maxAttempts: retry.attempts,
+      dispatchedAt: DateTime.makeUnsafe(message.dispatchedAt)
+    }),
+    CurrentLogAnnotations,
+    {
+      ...Context.get(surroundings, CurrentLogAnnotations),
+      job: jobName,
+      id: message.id,
+      attempt: options.attempt
+    }
+  )
+  return span === undefined ? context : Context.add(context, ParentSpan, span)
+}
+
+const classify = (
+  self: Compiled,
+  message: JobMessage,
+  options: RunOptions,
+  exit: Exit.Exit<Omit<Succeeded, "_tag">, unknown>
+): Effect.Effect<Outcome> => {
+  if (Exit.isSuccess(exit)) {
+    return Effect.succeed({ _tag: "Succeeded", value: exit.value.value, encoded: exit.value.encoded })
+  }
+  const { cause } = exit
+  const error = Cause.findErrorOption(cause)
+  if (error._tag === "Some" && error.value instanceof Undecodable) {
+    return Effect.succeed({ _tag: "Failed", reason: "InvalidPayload", cause: Cause.fail(error.value.error) })
+  }
+  // sound: a typed error of this job's handler is what this job's policy looks at
+  const policy = self.job.retry as RetryPolicy.RetryPolicy
+  return Effect.matchCause(RetryPolicy.next(policy, options.attempt, error), {
+    // a `while` or `retryAfter` that throws has not said that there may be another run
+    onFailure: (thrown): Outcome => ({
+      _tag: "Failed",
+      reason: "NotRetryable",
+      cause: Cause.combine(cause, thrown)
+    }),
+    onSuccess: (next): Outcome =>
+      next._tag === "Stop"
+        ? { _tag: "Failed", reason: next.reason, cause }
+        : { _tag: "Retry", delay: next.delay, stated: next.stated, cause }
+  })
+}
+
+const giveUp = (
+  self: Compiled,
+  message: JobMessage,
+  options: RunOptions & { readonly cause: Cause.Cause<unknown> }
+): Effect.Effect<void> =>
+  decode(self, message).pipe(
+    Effect.matchEffect({
+      onFailure: () => Effect.void,
+      onSuccess: (payload) =>
+        Effect.scoped(Effect.suspend(() => self.handler.onFailure?.(payload, options.cause) ?? Effect.void))
+    }),
+    Effect.catchCause((cause) =>
+      Effect.logError(`The onFailure of "${message.name}" (id ${message.id}) failed itself.`, cause)
+    ),
+    Effect.updateContext((surroundings: Context.Context<never>) =>
+      runContext(self, message, options, surroundings, undefined)
+    ),
+    Effect.asVoid
+  )
+
+const encodeDefect = encoder(Schema.Defect())
+
+const encodeFailure = (self: Compiled | undefined, cause: Cause.Cause<unknown>): Effect.Effect<Schema.Json> => {
+  const error = Cause.findErrorOption(cause)
+  const defect = withSchemaServices(Effect.orDie(encodeDefect(Cause.squash(cause))))
+  if (self === undefined || error._tag === "None") return defect
+  return withSchemaServices(self.encodeError(error.value)).pipe(
+    Effect.catch(() => defect),
+    Effect.updateContext((surroundings: Context.Context<never>) =>
+      Context.merge(surroundings, self.handler.context)
+    )
+  )
+}

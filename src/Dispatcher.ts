@@ -1,0 +1,347 @@
+/**
+ * The way of a payload out of the program: checked and encoded here, once, into a `JobMessage`, then handed to
+ * the `Dispatcher` of the environment. Every engine is a Layer of this service.
+ */
+import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
+import { uuidV4Unsafe } from "effect/crypto/SecureRandom"
+import * as DateTime from "effect/DateTime"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Metric from "effect/Metric"
+import * as Option from "effect/Option"
+import * as Schema from "effect/Schema"
+import * as SchemaIssue from "effect/SchemaIssue"
+import type * as Tracer from "effect/Tracer"
+import * as TraceParent from "./TraceParent.ts"
+
+/**
+ * What travels: plain JSON, the same on every engine.
+ *
+ * `payload` is what the payload schema encodes to as JSON; `dispatchedAt` is in milliseconds since the epoch;
+ * `trace` is the dispatch's span as a W3C `traceparent`.
+ */
+export const JobMessage = Schema.Struct({
+  id: Schema.String,
+  name: Schema.String,
+  payload: Schema.Json,
+  dispatchedAt: Schema.Finite,
+  trace: Schema.optionalKey(Schema.String)
+})
+export interface JobMessage extends Schema.Schema.Type<typeof JobMessage> {}
+
+/** The answer to a dispatch: the message was accepted under this id. Its run, if it has one, comes later. */
+export interface Receipt {
+  readonly id: string
+  readonly name: string
+}
+
+/** What a contract (job or domain event) gives to be dispatched. */
+export interface Dispatchable<out R = unknown> {
+  readonly kind: "job" | "event"
+  readonly name: string
+  readonly codec: PayloadCodec<R>
+  readonly idempotencyKey: ((payload: never) => string) | undefined
+}
+
+/** The payload's schema on the wire; made once a contract, when it is first used. */
+export interface PayloadCodec<out RE = unknown, out RD = unknown> {
+  /** Constructor input to payload: defaults filled in, everything checked. */
+  readonly make: (input: unknown) => Effect.Effect<unknown, SchemaIssue.Issue>
+  readonly encode: (payload: unknown) => Effect.Effect<Schema.Json, SchemaIssue.Issue, RE>
+  readonly decode: (json: unknown) => Effect.Effect<unknown, SchemaIssue.Issue, RD>
+}
+
+/** One message on its way to an engine. */
+export interface Request {
+  /** A job's message has one run; an event's has one for each of its listeners. */
+  readonly kind: "job" | "event"
+  readonly message: JobMessage
+  /** Milliseconds since the epoch before which it must not run; `undefined` is now. */
+  readonly notBefore: number | undefined
+}
+
+/**
+ * The engine's side of a dispatch. A layer accepts all of the requests or fails; it may take them in one round
+ * trip. `jobs` use it through `Job.dispatch` and `DomainEvent.publish`.
+ */
+export class Dispatcher extends Context.Service<Dispatcher, {
+  readonly send: (requests: readonly [Request, ...Array<Request>]) => Effect.Effect<void, DispatchError>
+}>()("effect-jobs/Dispatcher") {}
+
+/** How and when a dispatch runs. */
+export interface DispatchOptions {
+  /**
+   * The id of the message, 1 to 255 characters: a second dispatch of this job with the same id makes no second
+   * run, for as long as the engine remembers ids. Default: the contract's `idempotencyKey`, else a new UUID.
+   */
+  readonly id?: string | undefined
+  /** Not before this long from now; finite, not negative. */
+  readonly delay?: Duration.Input | undefined
+  /** Not before this time; one in the past is now. Not together with `delay`. */
+  readonly at?: DateTime.DateTime.Input | undefined
+}
+
+/** As {@link DispatchOptions}, for many messages: `id` is asked for each payload. */
+export interface DispatchAllOptions<in Payload> {
+  readonly id?: ((payload: Payload, index: number) => string) | undefined
+  readonly delay?: Duration.Input | undefined
+  readonly at?: DateTime.DateTime.Input | undefined
+}
+
+/** The longest id that every engine takes: PersistedQueue's column on Postgres holds 255 characters. */
+export const maxIdLength = 255
+
+const sentence = (issues: ReadonlyArray<{ readonly path: string; readonly message: string }>): string =>
+  issues.map(({ message, path }) => (path === "" ? message : `${message} at "${path}"`)).join("; ")
+
+const formatIssues = SchemaIssue.makeFormatterStandardSchemaV1()
+
+/**
+ * The payload doesn't fit the job's schema. `issues` has a path (`items[0].email`; empty for the payload
+ * itself) and what was expected there; the rejected values are not in it.
+ */
+export class InvalidPayload extends Schema.TaggedError<InvalidPayload>()("InvalidPayload", {
+  job: Schema.String,
+  /** Of a message that came in; a payload that was refused going out has none yet. */
+  id: Schema.optionalKey(Schema.String),
+  issues: Schema.Array(Schema.Struct({ path: Schema.String, message: Schema.String }))
+}) {
+  static fromIssue(job: string, root: SchemaIssue.Issue, id?: string): InvalidPayload {
+    const issues = formatIssues(root).issues.map((issue) => ({
+      path: (issue.path ?? []).reduce<string>((path, segment) => {
+        const key = typeof segment === "object" ? segment.key : segment
+        return typeof key === "number" ? `${path}[${key}]` : path === "" ? String(key) : `${path}.${String(key)}`
+      }, ""),
+      message: issue.message
+    }))
+    return new InvalidPayload(id === undefined ? { job, issues } : { job, id, issues })
+  }
+  /** Where the first problem is: `items[0].email`. */
+  get path(): string {
+    return this.issues[0]?.path ?? ""
+  }
+  override get message(): string {
+    return this.id === undefined
+      ? `The payload for "${this.job}" is invalid: ${sentence(this.issues)}.`
+      : `The message "${this.id}" for "${this.job}" has an invalid payload: ${sentence(this.issues)}.`
+  }
+}
+
+/** An option of the dispatch can't be: an id that is empty or too long, a delay that is negative or infinite. */
+export class InvalidOption extends Schema.TaggedError<InvalidOption>()("InvalidOption", {
+  job: Schema.String,
+  option: Schema.Literals(["id", "delay", "at"]),
+  issue: Schema.String
+}) {
+  override get message(): string {
+    return `"${this.job}" can't be dispatched with this ${this.option}: ${this.issue}.`
+  }
+}
+
+/** The dispatcher has a list of jobs, and this one isn't in it. */
+export class UnknownJob extends Schema.TaggedError<UnknownJob>()("UnknownJob", {
+  job: Schema.String,
+  dispatcher: Schema.String
+}) {
+  override get message(): string {
+    return `"${this.job}" is not in the list of jobs given to ${this.dispatcher}: add it there, with its handler.`
+  }
+}
+
+/** The engine couldn't be reached or couldn't answer: worth trying again. */
+export class Unavailable extends Schema.TaggedError<Unavailable>()("Unavailable", {
+  job: Schema.String,
+  engine: Schema.String,
+  detail: Schema.String,
+  cause: Schema.optionalKey(Schema.Defect())
+}) {
+  override get message(): string {
+    return `"${this.job}" couldn't be dispatched now, ${this.engine} is unavailable: ${this.detail}.`
+  }
+}
+
+/** The engine refused the message, and would again: a wrong key, a malformed request. */
+export class Rejected extends Schema.TaggedError<Rejected>()("Rejected", {
+  job: Schema.String,
+  engine: Schema.String,
+  /** The HTTP status, where there is one. */
+  status: Schema.optionalKey(Schema.Int),
+  detail: Schema.String
+}) {
+  override get message(): string {
+    const status = this.status === undefined ? "" : ` with status ${this.status}`
+    return `"${this.job}" was rejected by ${this.engine}${status}: ${this.detail}.`
+  }
+}
+
+/** The message is larger than the engine takes. Sizes are in bytes. Put large data elsewhere, and send its key. */
+export class PayloadTooLarge extends Schema.TaggedError<PayloadTooLarge>()("PayloadTooLarge", {
+  job: Schema.String,
+  engine: Schema.String,
+  size: Schema.Int,
+  limit: Schema.Int
+}) {
+  override get message(): string {
+    return `The message for "${this.job}" has ${this.size} bytes, more than the ${this.limit} that ${this.engine} takes.`
+  }
+}
+
+/** Why a dispatch failed. */
+export const DispatchReason = Schema.Union([
+  InvalidPayload,
+  InvalidOption,
+  UnknownJob,
+  Unavailable,
+  Rejected,
+  PayloadTooLarge
+])
+export type DispatchReason = typeof DispatchReason.Type
+
+/**
+ * A dispatch that didn't happen: nothing was sent. `reason` says why, and can be caught alone with
+ * `Effect.catchReason("DispatchError", "InvalidPayload", …)`.
+ */
+export class DispatchError extends Schema.TaggedError<DispatchError>()("DispatchError", {
+  reason: DispatchReason
+}) {
+  static of(reason: DispatchReason): DispatchError {
+    return new DispatchError({ reason })
+  }
+  override get message(): string {
+    return this.reason.message
+  }
+  /** Whether the same dispatch may work later. */
+  get isRetryable(): boolean {
+    return this.reason._tag === "Unavailable"
+  }
+}
+
+const dispatchedTotal = Metric.counter("effect_jobs_dispatched", {
+  description: "Messages accepted by the dispatcher, by job or event",
+  incremental: true
+})
+
+const dispatched = new WeakMap<Dispatchable, Metric.Counter<number>>()
+const dispatchedOf = (target: Dispatchable): Metric.Counter<number> => {
+  let metric = dispatched.get(target)
+  if (metric === undefined) {
+    metric = Metric.withAttributes(dispatchedTotal, { job: target.name })
+    dispatched.set(target, metric)
+  }
+  return metric
+}
+
+const invalidOption = (
+  target: Dispatchable,
+  option: "id" | "delay" | "at",
+  issue: string
+): Effect.Effect<never, DispatchError> =>
+  Effect.fail(DispatchError.of(new InvalidOption({ job: target.name, option, issue })))
+
+const notBefore = (
+  target: Dispatchable,
+  now: number,
+  options: { readonly delay?: Duration.Input | undefined; readonly at?: DateTime.DateTime.Input | undefined }
+): Effect.Effect<number | undefined, DispatchError> => {
+  if (options.delay !== undefined) {
+    if (options.at !== undefined) return invalidOption(target, "at", "say either at or delay, not both")
+    const delay = Option.getOrUndefined(Duration.fromInput(options.delay))
+    if (delay === undefined || !Duration.isFinite(delay) || Duration.isNegative(delay)) {
+      return invalidOption(target, "delay", "it must be a finite duration that isn't negative")
+    }
+    return Effect.succeed(Duration.isZero(delay) ? undefined : now + Duration.toMillis(delay))
+  }
+  if (options.at === undefined) return noDelay
+  const at = Option.getOrUndefined(DateTime.make(options.at))
+  if (at === undefined) return invalidOption(target, "at", "it isn't a valid date and time")
+  const millis = DateTime.toEpochMillis(at)
+  return Effect.succeed(millis > now ? millis : undefined)
+}
+
+const noDelay = Effect.succeed(undefined)
+
+const encodeOne = <R>(
+  target: Dispatchable<R>,
+  input: unknown,
+  options: DispatchAllOptions<never>,
+  index: number,
+  now: number,
+  span: Tracer.Span
+): Effect.Effect<Request, DispatchError, R> =>
+  target.codec.make(input).pipe(
+    Effect.flatMap((payload) =>
+      Effect.map(target.codec.encode(payload), (encoded) => {
+        // sound: `make` has just checked that this is the contract's payload
+        const id = (options.id ?? target.idempotencyKey)?.(payload as never, index) ?? uuidV4Unsafe()
+        return { id, encoded }
+      })
+    ),
+    Effect.mapError((issue) => DispatchError.of(InvalidPayload.fromIssue(target.name, issue))),
+    Effect.flatMap(({ encoded, id }) => {
+      if (id.length === 0 || id.length > maxIdLength) {
+        return invalidOption(target, "id", `it must have 1 to ${maxIdLength} characters, not ${id.length}`)
+      }
+      return Effect.map(notBefore(target, now, options), (notBefore): Request => {
+        const trace = TraceParent.fromSpan(span)
+        return {
+          kind: target.kind,
+          notBefore,
+          message: {
+            id,
+            name: target.name,
+            payload: encoded,
+            dispatchedAt: now,
+            ...(trace === undefined ? undefined : { trace })
+          }
+        }
+      })
+    })
+  )
+
+/**
+ * The one place that encodes: all payloads are checked before any is sent, under one producer span (with
+ * OpenTelemetry's messaging attributes) that the runs continue.
+ */
+export const dispatchAll = <R>(
+  target: Dispatchable<R>,
+  payloads: ReadonlyArray<unknown>,
+  options: DispatchAllOptions<never>
+): Effect.Effect<ReadonlyArray<Receipt>, DispatchError, Dispatcher | R> =>
+  payloads.length === 0
+    ? Effect.succeed([])
+    : Effect.useSpan(`dispatch ${target.name}`, { kind: "producer" }, (span) =>
+      Effect.gen(function*() {
+        const dispatcher = yield* Dispatcher
+        const clock = yield* Clock.Clock
+        const now = clock.currentTimeMillisUnsafe()
+        span.attribute("messaging.system", "effect-jobs")
+        span.attribute("messaging.operation.type", "send")
+        span.attribute("messaging.operation.name", "dispatch")
+        span.attribute("messaging.destination.name", target.name)
+        const requests: Array<Request> = []
+        for (let index = 0; index < payloads.length; index++) {
+          requests.push(yield* encodeOne(target, payloads[index], options, index, now, span))
+        }
+        const [first, ...rest] = requests
+        if (first === undefined) return []
+        if (rest.length === 0) span.attribute("messaging.message.id", first.message.id)
+        else span.attribute("messaging.batch.message_count", requests.length)
+        yield* dispatcher.send([first, ...rest])
+        yield* Metric.update(dispatchedOf(target), requests.length)
+        return requests.map(({ message }): Receipt => ({ id: message.id, name: message.name }))
+      }))
+
+/** {@link dispatchAll} of one payload, for `Job.dispatch` and `DomainEvent.publish`. */
+export const dispatchOne = <R>(
+  target: Dispatchable<R>,
+  payload: unknown,
+  options: DispatchOptions | undefined
+): Effect.Effect<Receipt, DispatchError, Dispatcher | R> => {
+  const { id, ...when } = options ?? {}
+  return Effect.map(
+    dispatchAll(target, [payload], id === undefined ? when : { ...when, id: () => id }),
+    // sound: there is one receipt for each payload
+    (receipts) => receipts[0] as Receipt
+  )
+}

@@ -1,0 +1,41 @@
+/**
+ * A job that a domain event starts. Any number of listeners may have one event; each has its own retries and its
+ * own failure, and neither stops nor repeats another.
+ */
+import type * as Schema from "effect/Schema"
+import type { DomainEvent } from "./DomainEvent.ts"
+import { type AnyStructSchema, type Contract, makeContract, type Options } from "./Job.ts"
+
+/** A listener: implemented with `toLayer` and put into the list of jobs, as a job is. */
+export interface Listener<
+  Name extends string,
+  Payload extends AnyStructSchema,
+  Success extends Schema.Top,
+  Error extends Schema.Top
+> extends Contract<Name, Payload, Success, Error> {}
+
+/**
+ * Defines a listener: `class EnqueueMail extends Listener.make("posts.enqueue-mail", { event: PostPublished }) {}`.
+ *
+ * `Job.CurrentRun` gives it the id of the published event; its payload is the event's. Throws a
+ * `DefinitionError` for what can't be.
+ */
+export const make = <
+  const Name extends string,
+  const Event extends string,
+  Payload extends AnyStructSchema,
+  Success extends Schema.Top = Schema.Void,
+  Error extends Schema.Top = Schema.Defect
+>(
+  name: Name,
+  options: Options<Success, Error> & {
+    /** What starts it. */
+    readonly event: DomainEvent<Event, Payload>
+  }
+): Listener<Name, Payload, Success, Error> =>
+  // sound: makeContract gives every value of the interface, from these very options
+  makeContract("listener", name, {
+    ...options,
+    payload: options.event.payloadSchema,
+    trigger: { _tag: "Event", event: options.event.eventName }
+  }) as Listener<Name, Payload, Success, Error>

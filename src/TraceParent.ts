@@ -1,0 +1,24 @@
+/**
+ * The trace of a dispatch in its JSON message: W3C Trace Context, version 00
+ * (https://www.w3.org/TR/trace-context/#traceparent-header). Effect's own reader and writer of it,
+ * `effect/http/HttpTraceContext`, would bring `effect/http` into the root entry point.
+ */
+import * as Tracer from "effect/Tracer"
+
+const pattern = /^00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})$/
+
+/** `undefined` where the tracer's ids are none of W3C's, as with tracing disabled. */
+export const fromSpan = (span: Tracer.AnySpan): string | undefined => {
+  const header = `00-${span.traceId}-${span.spanId}-${span.sampled ? "01" : "00"}`
+  return pattern.test(header) ? header : undefined
+}
+
+/** `undefined` for whatever isn't a valid header: a message never fails for its trace. */
+export const toSpan = (header: string | undefined): Tracer.ExternalSpan | undefined => {
+  const match = header === undefined ? null : pattern.exec(header)
+  if (match === null) return undefined
+  const [, traceId, spanId, flags] = match
+  return traceId === undefined || spanId === undefined || flags === undefined
+    ? undefined
+    : Tracer.externalSpan({ traceId, spanId, sampled: (Number.parseInt(flags, 16) & 1) === 1 })
+}

@@ -66,9 +66,9 @@ export class JobTimeout extends Schema.TaggedError<JobTimeout>()("JobTimeout", {
   timeout: Schema.DurationFromMillis
 }) {
   override get message(): string {
-    return `Attempt ${this.attempt} of "${this.job}" (id ${this.id}) was interrupted: it took longer than its timeout of ${
-      Duration.format(this.timeout)
-    }.`
+    return `Attempt ${this.attempt} of "${this.job}" (id ${this.id}) was interrupted: it took longer than its timeout of ${Duration.format(
+      this.timeout
+    )}.`
   }
 }
 
@@ -209,7 +209,8 @@ export const makeRunner = <const Jobs extends ReadonlyArray<Job.Any>>(
         },
         encodeFailure: (name, cause) => encodeFailure(compiled.get(name), cause)
       }
-    }))
+    })
+  )
 
 const compile = (job: Job.Any, handler: Job.HandlerService): Compiled => {
   const success: Schema.Top = job.successSchema
@@ -303,7 +304,8 @@ const attempt = (
         span.attribute("messaging.message.id", message.id)
         span.attribute("effect_jobs.attempt", options.attempt)
         return Effect.updateContext(perform(self, message, options), (surroundings: Context.Context<never>) =>
-          runContext(self, message, options, surroundings, span))
+          runContext(self, message, options, surroundings, span)
+        )
       }
     )
   )
@@ -321,24 +323,30 @@ const perform = (
         Effect.suspend(() => self.handler.run(payload))
       )
       const { timeout } = self.job
-      const limited = timeout === undefined ? handled : Effect.timeoutOrElse(handled, {
-        duration: timeout,
-        orElse: () =>
-          Effect.die(
-            new JobTimeout({ job: self.job.jobName, id: message.id, attempt: options.attempt, timeout })
-          )
-      })
+      const limited =
+        timeout === undefined
+          ? handled
+          : Effect.timeoutOrElse(handled, {
+              duration: timeout,
+              orElse: () =>
+                Effect.die(
+                  new JobTimeout({ job: self.job.jobName, id: message.id, attempt: options.attempt, timeout })
+                )
+            })
       const { encodeSuccess } = self
       return encodeSuccess === undefined
         ? Effect.as(limited, nothing)
         : Effect.flatMap(limited, (value) =>
-          encodeSuccess(value).pipe(
-            Effect.map((encoded) => ({ value, encoded })),
-            Effect.catch((issue) =>
-              Effect.die(new InvalidSuccess({ job: self.job.jobName, id: message.id, issue: String(issue) }))
-            ),
-            withSchemaServices
-          ))
+            encodeSuccess(value).pipe(
+              Effect.map((encoded) => ({ value, encoded })),
+              Effect.catch((issue) =>
+                Effect.die(
+                  new InvalidSuccess({ job: self.job.jobName, id: message.id, issue: String(issue) })
+                )
+              ),
+              withSchemaServices
+            )
+          )
     }
   })
 
@@ -352,7 +360,8 @@ const withSchemaServices = <A, E>(effect: Effect.Effect<A, E, unknown>): Effect.
 const decode = (self: Compiled, message: JobMessage): Effect.Effect<unknown, InvalidPayload> =>
   withSchemaServices(
     Effect.mapError(self.job.target.codec.decode(message.payload), (issue) =>
-      InvalidPayload.fromIssue(self.job.jobName, issue, message.id))
+      InvalidPayload.fromIssue(self.job.jobName, issue, message.id)
+    )
   )
 
 const runContext = (
@@ -434,7 +443,10 @@ const giveUp = (
 
 const encodeDefect = encoder(Schema.Defect())
 
-const encodeFailure = (self: Compiled | undefined, cause: Cause.Cause<unknown>): Effect.Effect<Schema.Json> => {
+const encodeFailure = (
+  self: Compiled | undefined,
+  cause: Cause.Cause<unknown>
+): Effect.Effect<Schema.Json> => {
   const error = Cause.findErrorOption(cause)
   const defect = withSchemaServices(Effect.orDie(encodeDefect(Cause.squash(cause))))
   if (self === undefined || error._tag === "None") return defect

@@ -20,9 +20,11 @@ export const Tick = Schema.Struct({
 })
 
 /** A cron job: implemented with `toLayer` and put into the list of jobs, as a job is. */
-export interface CronJob<Name extends string, Success extends Schema.Top, Error extends Schema.Top>
-  extends Contract<Name, typeof Tick, Success, Error>
-{}
+export interface CronJob<
+  Name extends string,
+  Success extends Schema.Top,
+  Error extends Schema.Top
+> extends Contract<Name, typeof Tick, Success, Error> {}
 
 /**
  * Defines a cron job:
@@ -107,7 +109,7 @@ export const runTicks = <E, R>(
   const { trigger } = job
   if (trigger._tag !== "Cron") return Effect.never
   const cron = checkedCron(job.jobName, trigger.expression, trigger.timeZone)
-  return Effect.gen(function*() {
+  return Effect.gen(function* () {
     while (true) {
       const now = yield* Clock.currentTimeMillis
       const due = Cron.next(cron, now).getTime()
@@ -119,7 +121,7 @@ export const runTicks = <E, R>(
 
 /** Timers hold at most 2^31 - 1 ms (24.8 days), and a wall clock may be set: so it looks again every hour. */
 const sleepUntil = (time: number): Effect.Effect<void> =>
-  Effect.gen(function*() {
+  Effect.gen(function* () {
     while (true) {
       const left = time - (yield* Clock.currentTimeMillis)
       if (left <= 0) return

@@ -65,9 +65,12 @@ export interface Request {
  * The engine's side of a dispatch. A layer accepts all of the requests or fails; it may take them in one round
  * trip. `jobs` use it through `Job.dispatch` and `DomainEvent.publish`.
  */
-export class Dispatcher extends Context.Service<Dispatcher, {
-  readonly send: (requests: readonly [Request, ...Array<Request>]) => Effect.Effect<void, DispatchError>
-}>()("effect-jobs/Dispatcher") {}
+export class Dispatcher extends Context.Service<
+  Dispatcher,
+  {
+    readonly send: (requests: readonly [Request, ...Array<Request>]) => Effect.Effect<void, DispatchError>
+  }
+>()("effect-jobs/Dispatcher") {}
 
 /** How and when a dispatch runs. */
 export interface DispatchOptions {
@@ -111,7 +114,11 @@ export class InvalidPayload extends Schema.TaggedError<InvalidPayload>()("Invali
     const issues = formatIssues(root).issues.map((issue) => ({
       path: (issue.path ?? []).reduce<string>((path, segment) => {
         const key = typeof segment === "object" ? segment.key : segment
-        return typeof key === "number" ? `${path}[${key}]` : path === "" ? String(key) : `${path}.${String(key)}`
+        return typeof key === "number"
+          ? `${path}[${key}]`
+          : path === ""
+            ? String(key)
+            : `${path}.${String(key)}`
       }, ""),
       message: issue.message
     }))
@@ -311,26 +318,27 @@ export const dispatchAll = <R>(
   payloads.length === 0
     ? Effect.succeed([])
     : Effect.useSpan(`dispatch ${target.name}`, { kind: "producer" }, (span) =>
-      Effect.gen(function*() {
-        const dispatcher = yield* Dispatcher
-        const clock = yield* Clock.Clock
-        const now = clock.currentTimeMillisUnsafe()
-        span.attribute("messaging.system", "effect-jobs")
-        span.attribute("messaging.operation.type", "send")
-        span.attribute("messaging.operation.name", "dispatch")
-        span.attribute("messaging.destination.name", target.name)
-        const requests: Array<Request> = []
-        for (let index = 0; index < payloads.length; index++) {
-          requests.push(yield* encodeOne(target, payloads[index], options, index, now, span))
-        }
-        const [first, ...rest] = requests
-        if (first === undefined) return []
-        if (rest.length === 0) span.attribute("messaging.message.id", first.message.id)
-        else span.attribute("messaging.batch.message_count", requests.length)
-        yield* dispatcher.send([first, ...rest])
-        yield* Metric.update(dispatchedOf(target), requests.length)
-        return requests.map(({ message }): Receipt => ({ id: message.id, name: message.name }))
-      }))
+        Effect.gen(function* () {
+          const dispatcher = yield* Dispatcher
+          const clock = yield* Clock.Clock
+          const now = clock.currentTimeMillisUnsafe()
+          span.attribute("messaging.system", "effect-jobs")
+          span.attribute("messaging.operation.type", "send")
+          span.attribute("messaging.operation.name", "dispatch")
+          span.attribute("messaging.destination.name", target.name)
+          const requests: Array<Request> = []
+          for (let index = 0; index < payloads.length; index++) {
+            requests.push(yield* encodeOne(target, payloads[index], options, index, now, span))
+          }
+          const [first, ...rest] = requests
+          if (first === undefined) return []
+          if (rest.length === 0) span.attribute("messaging.message.id", first.message.id)
+          else span.attribute("messaging.batch.message_count", requests.length)
+          yield* dispatcher.send([first, ...rest])
+          yield* Metric.update(dispatchedOf(target), requests.length)
+          return requests.map(({ message }): Receipt => ({ id: message.id, name: message.name }))
+        })
+      )
 
 /** {@link dispatchAll} of one payload, for `Job.dispatch` and `DomainEvent.publish`. */
 export const dispatchOne = <R>(

@@ -13,13 +13,20 @@ import {
   type DispatchOptions,
   type Receipt
 } from "./Dispatcher.ts"
-import { type AnyStructSchema, checkedName, checkedPayload, dispatchable, type PayloadInput, type PayloadSchema } from "./Job.ts"
+import {
+  type AnyStructSchema,
+  checkedName,
+  checkedPayload,
+  dispatchable,
+  type PayloadInput,
+  type PayloadSchema
+} from "./Job.ts"
 
 const TypeId: unique symbol = Symbol.for("effect-jobs/DomainEvent")
 
 /** A domain event: `class PostPublished extends DomainEvent.make("post.published", { payload: {…} }) {}`. */
 export interface DomainEvent<Name extends string, Payload extends AnyStructSchema> {
-  new(_: never): {}
+  new (_: never): {}
 
   readonly [TypeId]: typeof TypeId
   readonly eventName: Name
@@ -86,7 +93,12 @@ export const make = <const Name extends string, const Payload extends PayloadInp
   Object.assign(Event, {
     eventName,
     payloadSchema,
-    target: dispatchable({ kind: "event", name: eventName, payloadSchema, idempotencyKey: options.idempotencyKey })
+    target: dispatchable({
+      kind: "event",
+      name: eventName,
+      payloadSchema,
+      idempotencyKey: options.idempotencyKey
+    })
   })
   // sound: its values have just been put onto it, its methods are those of Proto
   return Event as unknown as DomainEvent<Name, PayloadSchema<Payload>>

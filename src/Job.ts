@@ -43,15 +43,18 @@ export interface AnyStructSchema extends Schema.Top {
 }
 
 /** The run that a handler is part of: `yield* Job.CurrentRun`. The id is the same on every attempt. */
-export class CurrentRun extends Context.Service<CurrentRun, {
-  readonly id: string
-  /** The job's name. */
-  readonly job: string
-  /** From 1. */
-  readonly attempt: number
-  readonly maxAttempts: number
-  readonly dispatchedAt: DateTime.Utc
-}>()("effect-jobs/Job/CurrentRun") {}
+export class CurrentRun extends Context.Service<
+  CurrentRun,
+  {
+    readonly id: string
+    /** The job's name. */
+    readonly job: string
+    /** From 1. */
+    readonly attempt: number
+    readonly maxAttempts: number
+    readonly dispatchedAt: DateTime.Utc
+  }
+>()("effect-jobs/Job/CurrentRun") {}
 
 /** The service that `toLayer` provides and worker layers require: the handler of the job of this name. */
 export interface Handler<out Name extends string> {
@@ -82,7 +85,9 @@ export interface HandlerOptions<in Payload, in E, out R> {
    * it. A failure of its own is logged as an error and changes nothing. A message that doesn't decode has no
    * payload to give, so it never comes here: see the dispatcher's `onError` or dead letters.
    */
-  readonly onFailure?: ((payload: Payload, cause: Cause.Cause<E>) => Effect.Effect<unknown, unknown, R>) | undefined
+  readonly onFailure?:
+    | ((payload: Payload, cause: Cause.Cause<E>) => Effect.Effect<unknown, unknown, R>)
+    | undefined
 }
 
 /** What every job, listener and cron job has: its contract as plain values. */
@@ -92,7 +97,7 @@ export interface Contract<
   Success extends Schema.Top,
   Error extends Schema.Top
 > {
-  new(_: never): {}
+  new (_: never): {}
 
   readonly [TypeId]: typeof TypeId
   /** The name that was given to `make`. (`name` itself is the class's.) */
@@ -105,8 +110,8 @@ export interface Contract<
   /** Of one attempt. */
   readonly timeout: Duration.Duration | undefined
   readonly annotations: Context.Context<never>
-  /** The key of the service that {@link toLayer} provides. */
-  readonly handler: Context.Service<Handler<Name>, HandlerService>
+  /** Where {@link toLayer} puts the handler, for engines; to everyone else it is `Handler<Name>`. */
+  readonly handler: Context.Key<never, HandlerService>
   readonly target: Dispatchable<Payload["EncodingServices"]>
 
   /** The same contract with an annotation: for what only one engine understands. */
@@ -119,11 +124,7 @@ export interface Contract<
   toLayer<R, R2 = never>(
     handler: (payload: Payload["Type"]) => Effect.Effect<Success["Type"], Error["Type"], R>,
     options?: HandlerOptions<Payload["Type"], Error["Type"], R2>
-  ): Layer.Layer<
-    Handler<Name>,
-    never,
-    Exclude<R | R2, Provided> | SchemaServices<Payload, Success, Error>
-  >
+  ): Layer.Layer<Handler<Name>, never, Exclude<R | R2, Provided> | SchemaServices<Payload, Success, Error>>
 
   /**
    * The handler itself, once, in this fiber: for unit tests. No message, no retry, no time limit, no
@@ -223,7 +224,9 @@ export const checkedPayload = (payload: unknown, kind: string, name: string): An
       return payload as unknown as AnyStructSchema
     }
   } else if (
-    typeof payload === "object" && payload !== null && Object.values(payload).every((field) => Schema.isSchema(field))
+    typeof payload === "object" &&
+    payload !== null &&
+    Object.values(payload).every((field) => Schema.isSchema(field))
   ) {
     // sound: a record of schemas is what struct fields are
     return Schema.Struct(payload as Schema.Struct.Fields)
@@ -246,12 +249,14 @@ export const dispatchable = <Payload extends AnyStructSchema>(options: {
     name: options.name,
     idempotencyKey: options.idempotencyKey,
     get codec() {
-      return codec ??= payloadCodec(options.payloadSchema)
+      return (codec ??= payloadCodec(options.payloadSchema))
     }
   }
 }
 
-const payloadCodec = <Payload extends AnyStructSchema>(schema: Payload): PayloadCodec<Payload["EncodingServices"]> => {
+const payloadCodec = <Payload extends AnyStructSchema>(
+  schema: Payload
+): PayloadCodec<Payload["EncodingServices"]> => {
   const json = Schema.toCodecJson(schema)
   const parse = { errors: "all" } as const
   return {
@@ -320,19 +325,23 @@ const contract = (definition: Definition): unknown => {
 /** The dispatcher that a handler sees where a test calls it without one. */
 const noDispatcher: Dispatcher["Service"] = {
   send: ([{ message }]) =>
-    Effect.fail(DispatchError.of(
-      new Unavailable({
-        job: message.name,
-        engine: "Job.run",
-        detail: "it has no Dispatcher, provide one (such as TestDispatcher.layer) to the effect that calls run"
-      })
-    ))
+    Effect.fail(
+      DispatchError.of(
+        new Unavailable({
+          job: message.name,
+          engine: "Job.run",
+          detail:
+            "it has no Dispatcher, provide one (such as TestDispatcher.layer) to the effect that calls run"
+        })
+      )
+    )
 }
 
 const runOnce = (self: Definition, input: unknown) =>
   Effect.flatMap(
     Effect.mapError(self.target.codec.make(input), (issue) =>
-      DispatchError.of(InvalidPayload.fromIssue(self.jobName, issue))),
+      DispatchError.of(InvalidPayload.fromIssue(self.jobName, issue))
+    ),
     (payload) =>
       Effect.flatMap(DateTime.now, (dispatchedAt) =>
         Effect.contextWith((context: Context.Context<never>) => {
@@ -345,8 +354,10 @@ const runOnce = (self: Definition, input: unknown) =>
               attempt: 1,
               maxAttempts: self.retry.attempts,
               dispatchedAt
-            }))
-        }))
+            })
+          )
+        })
+      )
   )
 
 /**
@@ -361,14 +372,15 @@ export const handlerContext = (
 ): Context.Context<Dispatcher | CurrentRun> =>
   Context.add(Context.add(Context.merge(surroundings, services), Dispatcher, dispatcher), CurrentRun, run)
 
-
 /** Struct fields, or a schema that has some. */
 export type PayloadInput = Schema.Struct.Fields | AnyStructSchema
 
 /** The schema that a {@link PayloadInput} stands for. */
-export type PayloadSchema<P extends PayloadInput> = P extends AnyStructSchema ? P
-  : P extends Schema.Struct.Fields ? Schema.Struct<P>
-  : never
+export type PayloadSchema<P extends PayloadInput> = P extends AnyStructSchema
+  ? P
+  : P extends Schema.Struct.Fields
+    ? Schema.Struct<P>
+    : never
 
 /** What `Job.make`, `Listener.make` and `CronJob.make` take alike. */
 export interface Options<Success extends Schema.Top, Error extends Schema.Top> {
@@ -396,11 +408,14 @@ export const makeContract = (
 ): unknown => {
   const jobName = checkedName(name, kind)
   const payloadSchema = checkedPayload(options.payload, kind, jobName)
-  const timeout = options.timeout === undefined
-    ? undefined
-    : checkedDelay(options.timeout, `The timeout of the ${kind} "${jobName}"`)
+  const timeout =
+    options.timeout === undefined
+      ? undefined
+      : checkedDelay(options.timeout, `The timeout of the ${kind} "${jobName}"`)
   if (timeout !== undefined && Duration.isZero(timeout)) {
-    throw new DefinitionError({ message: `The timeout of the ${kind} "${jobName}" must be longer than nothing.` })
+    throw new DefinitionError({
+      message: `The timeout of the ${kind} "${jobName}" must be longer than nothing.`
+    })
   }
   return contract({
     jobName,
@@ -412,7 +427,12 @@ export const makeContract = (
     timeout,
     annotations: options.annotations ?? Context.empty(),
     handler: Context.Service<never, HandlerService>(`effect-jobs/Job/Handler/${jobName}`),
-    target: dispatchable({ kind: "job", name: jobName, payloadSchema, idempotencyKey: options.idempotencyKey })
+    target: dispatchable({
+      kind: "job",
+      name: jobName,
+      payloadSchema,
+      idempotencyKey: options.idempotencyKey
+    })
   })
 }
 

@@ -26,11 +26,11 @@ const TypeId: unique symbol = Symbol.for("effect-jobs/RetryPolicy")
 export type Backoff =
   | { readonly _tag: "Fixed"; readonly delay: Duration.Duration }
   | {
-    readonly _tag: "Exponential"
-    readonly initialDelay: Duration.Duration
-    readonly factor: number
-    readonly maxDelay: Duration.Duration
-  }
+      readonly _tag: "Exponential"
+      readonly initialDelay: Duration.Duration
+      readonly factor: number
+      readonly maxDelay: Duration.Duration
+    }
   | { readonly _tag: "Listed"; readonly delays: ReadonlyArray<Duration.Duration> }
 
 /**
@@ -164,25 +164,28 @@ export const fromSchedule = <Output, E = unknown>(
 ): RetryPolicy<E> => {
   const checked = build({ ...options, attempts: options?.attempts ?? 1 }, undefined)
   const limit = options?.attempts === undefined ? 1_000 : checked.attempts - 1
-  const delays = Effect.runSync(Effect.gen(function*() {
-    const step = yield* Schedule.toStep(schedule)
-    const delays: Array<Duration.Duration> = []
-    let now = 0
-    while (delays.length < limit) {
-      const next = yield* step(now, undefined).pipe(
-        Effect.map(Option.some),
-        Effect.catchIf(Cause.isDone, () => Effect.succeed(Option.none()))
-      )
-      if (Option.isNone(next)) return { delays, ended: true }
-      const delay = checkedDelay(next.value[1], "A delay of a retry policy's schedule")
-      delays.push(delay)
-      now += Duration.toMillis(delay)
-    }
-    return { delays, ended: false }
-  }))
+  const delays = Effect.runSync(
+    Effect.gen(function* () {
+      const step = yield* Schedule.toStep(schedule)
+      const delays: Array<Duration.Duration> = []
+      let now = 0
+      while (delays.length < limit) {
+        const next = yield* step(now, undefined).pipe(
+          Effect.map(Option.some),
+          Effect.catchIf(Cause.isDone, () => Effect.succeed(Option.none()))
+        )
+        if (Option.isNone(next)) return { delays, ended: true }
+        const delay = checkedDelay(next.value[1], "A delay of a retry policy's schedule")
+        delays.push(delay)
+        now += Duration.toMillis(delay)
+      }
+      return { delays, ended: false }
+    })
+  )
   if (options?.attempts === undefined && !delays.ended) {
     throw new DefinitionError({
-      message: "A retry policy from a schedule that never ends needs attempts: say how many runs there may be."
+      message:
+        "A retry policy from a schedule that never ends needs attempts: say how many runs there may be."
     })
   }
   return build({ ...options, attempts: delays.delays.length + 1 }, { _tag: "Listed", delays: delays.delays })
@@ -210,11 +213,11 @@ export const delayAfter = (policy: RetryPolicy<never>, attempt: number): Duratio
 /** What follows a failed attempt. */
 export type Next =
   | {
-    readonly _tag: "Retry"
-    readonly delay: Duration.Duration
-    /** Whether the policy or the error named the pause; if not, an engine may use a backoff of its own. */
-    readonly stated: boolean
-  }
+      readonly _tag: "Retry"
+      readonly delay: Duration.Duration
+      /** Whether the policy or the error named the pause; if not, an engine may use a backoff of its own. */
+      readonly stated: boolean
+    }
   | { readonly _tag: "Stop"; readonly reason: "AttemptsExhausted" | "NotRetryable" }
 
 /**
@@ -248,7 +251,11 @@ export const next = <E>(
     }))
   })
 
-const lengthened = (policy: RetryPolicy<never>, delay: Duration.Duration, random: number): Duration.Duration => {
+const lengthened = (
+  policy: RetryPolicy<never>,
+  delay: Duration.Duration,
+  random: number
+): Duration.Duration => {
   const longer = Duration.times(delay, 1 + policy.jitter * random)
   const backoff = policy.backoff ?? defaultBackoff
   return backoff._tag === "Exponential" ? Duration.min(longer, backoff.maxDelay) : longer
@@ -264,6 +271,7 @@ export const toSchedule = <E>(policy: RetryPolicy<E>): Schedule.Schedule<Duratio
       Effect.flatMap(next(policy, meta.attempt, Option.some(meta.input)), (next) =>
         next._tag === "Stop"
           ? Cause.done(Duration.zero)
-          : Effect.succeed<[Duration.Duration, Duration.Duration]>([next.delay, next.delay]))
+          : Effect.succeed<[Duration.Duration, Duration.Duration]>([next.delay, next.delay])
+      )
     )
   )

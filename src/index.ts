@@ -19,6 +19,7 @@ export {
   UnknownJob
 } from "./Dispatcher.ts"
 export * as DomainEvent from "./DomainEvent.ts"
+export * as InlineDispatcher from "./layers/InlineDispatcher.ts"
 export * as Job from "./Job.ts"
 export * as Listener from "./Listener.ts"
 export * as RetryPolicy from "./RetryPolicy.ts"

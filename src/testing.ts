@@ -1,0 +1,1 @@
+export * as TestDispatcher from "./layers/TestDispatcher.ts"

@@ -2,7 +2,7 @@
  * Runs jobs in this process, with their retries: for development, for scripts, and for work that may be lost
  * with the process. Nothing is stored.
  */
-import * as Duration from "effect/Duration"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { DefinitionError } from "../DefinitionError.ts"

@@ -1,0 +1,16 @@
+import { InlineDispatcher } from "effect-jobs"
+import { conformance } from "effect-jobs/conformance"
+
+conformance({ name: "InlineDispatcher", clock: "test", layer: (jobs) => InlineDispatcher.layer(jobs) })
+
+conformance({
+  name: "InlineDispatcher in the background",
+  clock: "test",
+  layer: (jobs) => InlineDispatcher.layer(jobs, { background: true })
+})
+
+conformance({
+  name: "InlineDispatcher on the real clock",
+  clock: "live",
+  layer: (jobs) => InlineDispatcher.layer(jobs, { background: true })
+})

@@ -1,0 +1,61 @@
+/**
+ * Dispatches into a durable queue, from which a `QueueWorker` runs it: in this process or in another one, now or
+ * after a restart. The queue is Effect's own `PersistedQueue`, on Postgres, SQLite, Redis or in memory.
+ */
+import * as Clock from "effect/Clock"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import { type PersistedQueueError, PersistedQueueStore } from "effect/persistence/PersistedQueue"
+import { Dispatcher, DispatchError, type Request, Unavailable } from "../Dispatcher.ts"
+import * as QueueElement from "./QueueElement.ts"
+
+/** How many messages of one `dispatchAll` are on their way to the store at once. */
+const offersAtOnce = 16
+
+/**
+ * The Dispatcher on a `PersistedQueueStore` (see `QueueStore`). It has no list of jobs: a web process can
+ * dispatch what a worker process runs. Fails with reason `Unavailable` when the store can't be reached.
+ *
+ * - A job's messages are in a queue of the job's name, an event's in one of its own, which a worker that has
+ *   listeners for it hands on to them. Messages of an event that no worker listens to wait for one.
+ * - One message an id and job, for as long as the store keeps completed ones: until `PersistedQueue.layerCleanup`
+ *   removes them, after 30 days by default, and for ever where nothing cleans up.
+ * - `delay` and `at` hold; on SQL they are rounded up to whole seconds, by the database's clock.
+ * - On a SQL store a dispatch inside `sql.withTransaction` of the store's own SqlClient is part of the
+ *   transaction. `dispatchAll` is one unit there only inside such a transaction.
+ */
+export const layer: Layer.Layer<Dispatcher, never, PersistedQueueStore> = Layer.effect(
+  Dispatcher,
+  Effect.gen(function* () {
+    const store = yield* PersistedQueueStore
+    const offer = (request: Request, now: number) => {
+      const { kind, message, notBefore } = request
+      return Effect.mapError(
+        QueueElement.offer(store, {
+          queue:
+            kind === "event" ? QueueElement.eventQueue(message.name) : QueueElement.jobQueue(message.name),
+          id: message.id,
+          element: message,
+          delayMillis: notBefore === undefined ? 0 : notBefore - now
+        }),
+        (error) => unavailable(message.name, error)
+      )
+    }
+    return {
+      send: (requests) =>
+        Effect.flatMap(Clock.currentTimeMillis, (now) =>
+          requests.length === 1
+            ? offer(requests[0], now)
+            : Effect.forEach(requests, (request) => offer(request, now), {
+                concurrency: offersAtOnce,
+                discard: true
+              })
+        )
+    }
+  })
+)
+
+const unavailable = (job: string, error: PersistedQueueError): DispatchError =>
+  DispatchError.of(
+    new Unavailable({ job, engine: "the queue's store", detail: "it didn't take the message", cause: error })
+  )

@@ -1,0 +1,242 @@
+/**
+ * Runs what `QueueDispatcher` has queued: takes messages, hands them to `Attempt`, and settles each as its
+ * Outcome says.
+ */
+import * as Cause from "effect/Cause"
+import * as Data from "effect/Data"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import { PersistedQueueStore } from "effect/persistence/PersistedQueue"
+import * as Schedule from "effect/Schedule"
+import { type Failed, JobFailed, makeRunner, type Runner } from "../Attempt.ts"
+import { runTicks } from "../CronJob.ts"
+import { Dispatcher, InvalidPayload, type JobMessage } from "../Dispatcher.ts"
+import type * as Job from "../Job.ts"
+import { checkedDelay } from "../RetryPolicy.ts"
+import { logJobFailed, type OnError } from "./InProcess.ts"
+import * as QueueElement from "./QueueElement.ts"
+import * as QueueTakers from "./QueueTakers.ts"
+
+export interface Options {
+  /**
+   * How many attempts run at once in this worker, over all of its jobs. Default 10. Messages that are claimed
+   * and wait for a free place aren't counted; they are given back after a second.
+   */
+  readonly concurrency?: number | undefined
+  /**
+   * How long the scope's close waits for what runs, once nothing more is taken. Then it is interrupted and
+   * given back, which uses no attempt. Default 30 seconds.
+   */
+  readonly drainTimeout?: Duration.Input | undefined
+  /**
+   * Gets each job that has failed for good, after its `onFailure` and before it is stored as failed. Default:
+   * logs at error level, without the payload.
+   */
+  readonly onError?: OnError | undefined
+}
+
+/**
+ * A worker died (killed, out of memory, power cut) in the last attempt that the policy allows. It is a defect,
+ * and what `onFailure` gets then.
+ */
+export class WorkerLost extends Data.TaggedError("WorkerLost")<{
+  readonly job: string
+  readonly id: string
+  readonly attempt: number
+}> {
+  override get message(): string {
+    return `The worker was lost in attempt ${this.attempt} of "${this.job}" (id ${this.id}), the last one.`
+  }
+}
+
+/**
+ * The worker of a list of jobs, listeners and cron jobs, on a `PersistedQueueStore`. It runs from when the Layer
+ * is built until its scope closes. Handlers dispatch with the `Dispatcher` of its surroundings.
+ *
+ * - At least once: a message whose worker dies comes again when its lock has expired (see `QueueStore`), and the
+ *   lost run counts as an attempt. Any number of workers may share a store.
+ * - What has failed for good stays in the store as failed, with its reason: see `DeadLetters`.
+ * - An interrupted run is given back and uses no attempt.
+ * - An event's messages go to the listeners in this list, so all listeners of one event belong into one list.
+ * - Cron jobs tick in every worker, and each tick is run by one: its id is the job's name and the time.
+ */
+export const layer = <const Jobs extends ReadonlyArray<Job.Any>>(
+  jobs: Jobs,
+  options: Options = {}
+): Layer.Layer<never, never, Job.HandlerOf<Jobs[number]> | Dispatcher | PersistedQueueStore> =>
+  Layer.effectDiscard(
+    Effect.gen(function* () {
+      const concurrency = QueueTakers.checkedCount(
+        options.concurrency ?? 10,
+        "The concurrency of QueueWorker.layer"
+      )
+      const drainTimeout = checkedDelay(
+        options.drainTimeout ?? "30 seconds",
+        "The drainTimeout of QueueWorker.layer"
+      )
+      const runner = yield* makeRunner(jobs)
+      const store = yield* PersistedQueueStore
+      const dispatcher = yield* Dispatcher
+      const self: Worker = { runner, store, dispatcher, onError: options.onError ?? logJobFailed }
+      const events = new Set(jobs.flatMap(({ trigger }) => (trigger._tag === "Event" ? [trigger.event] : [])))
+      yield* QueueTakers.run({
+        name: "QueueWorker.layer",
+        store,
+        concurrency,
+        drainTimeout,
+        onClose: Effect.void,
+        sources: [
+          ...jobs.map((job) => ({
+            queue: QueueElement.jobQueue(job.jobName),
+            handle: (item: QueueElement.Item) => runJob(self, job, item)
+          })),
+          ...Array.from(events, (event) => ({
+            queue: QueueElement.eventQueue(event),
+            handle: (item: QueueElement.Item) => fanOut(self, event, item)
+          }))
+        ]
+      })
+      for (const job of jobs) {
+        if (job.trigger._tag !== "Cron") continue
+        yield* Effect.forkScoped(
+          runTicks(job, (message) => Effect.retry(offerNow(self, message), { schedule: offerAgain }))
+        )
+      }
+    })
+  )
+
+interface Worker {
+  readonly runner: Runner
+  readonly store: PersistedQueueStore["Service"]
+  readonly dispatcher: Dispatcher["Service"]
+  readonly onError: OnError
+}
+
+/** A tick is offered until the store takes it: a quarter of a second, doubling, at most 10 seconds. */
+const offerAgain = Schedule.min([Schedule.exponential("250 millis"), Schedule.spaced("10 seconds")])
+
+const offerNow = (self: Worker, message: JobMessage) =>
+  QueueElement.offer(self.store, {
+    queue: QueueElement.jobQueue(message.name),
+    id: message.id,
+    element: message,
+    delayMillis: 0
+  })
+
+const runJob = (
+  self: Worker,
+  job: Job.Any,
+  item: QueueElement.Item
+): Effect.Effect<QueueElement.Settlement> => {
+  const message = item.element
+  if (!QueueElement.isJobMessage(message) || message.name !== job.jobName) return notOurs(job.jobName, item)
+  const { attempts } = job.retry
+  if (item.attempts > attempts) {
+    const cause = Cause.die(new WorkerLost({ job: job.jobName, id: message.id, attempt: attempts }))
+    return fail(
+      self,
+      message,
+      attempts,
+      { _tag: "Failed", reason: "AttemptsExhausted", cause },
+      {
+        // a worker that dies in onFailure, again and again, isn't given the message for ever
+        giveUp: item.attempts <= attempts + 3
+      }
+    )
+  }
+  const run = { attempt: item.attempts, dispatcher: self.dispatcher }
+  return Effect.flatMap(self.runner.run(message, run), (outcome) => {
+    switch (outcome._tag) {
+      case "Succeeded":
+        return succeeded
+      case "Retry":
+        return Effect.map(note(self, message, "Retry", outcome.cause), (note): QueueElement.Settlement => ({
+          _tag: "Retry",
+          delay: outcome.delay,
+          note
+        }))
+      case "Failed":
+        return fail(self, message, item.attempts, outcome, { giveUp: true })
+    }
+  })
+}
+
+const succeeded = Effect.succeed(QueueElement.complete)
+
+const fail = (
+  self: Worker,
+  message: JobMessage,
+  attempt: number,
+  failed: Failed,
+  options: { readonly giveUp: boolean }
+): Effect.Effect<QueueElement.Settlement> =>
+  Effect.gen(function* () {
+    const { cause } = failed
+    if (options.giveUp) {
+      yield* self.runner.giveUp(message, { attempt, dispatcher: self.dispatcher, cause })
+    }
+    yield* Effect.catchCause(
+      self.onError(JobFailed.of(message, attempt, failed), self.runner.get(message.name)),
+      (cause) =>
+        Effect.logError(
+          `The onError of QueueWorker.layer failed itself for "${message.name}" (id ${message.id}).`,
+          cause
+        )
+    )
+    return { _tag: "Dead", note: yield* note(self, message, failed.reason, cause) }
+  })
+
+const note = (
+  self: Worker,
+  message: JobMessage,
+  reason: string,
+  cause: Cause.Cause<unknown>
+): Effect.Effect<QueueElement.Note> =>
+  Effect.map(self.runner.encodeFailure(message.name, cause), (failure) => ({
+    reason,
+    message: Cause.prettyErrors(cause)[0]?.message ?? "The handler interrupted itself.",
+    failure
+  }))
+
+/** What lies in the queue of a job and isn't a message of it: written by something else. */
+const notOurs = (queue: string, item: QueueElement.Item): Effect.Effect<QueueElement.Settlement> => {
+  const error = new InvalidPayload({
+    job: queue,
+    id: item.id,
+    issues: [{ path: "", message: "it isn't a message of this job" }]
+  })
+  return Effect.as(Effect.logError(error.message), {
+    _tag: "Dead",
+    note: { reason: "InvalidPayload", message: error.message }
+  })
+}
+
+/**
+ * An event's message becomes one a listener, in the listener's own queue and under the event's id: fanned out
+ * again after a crash, each is already there.
+ */
+const fanOut = (
+  self: Worker,
+  event: string,
+  item: QueueElement.Item
+): Effect.Effect<QueueElement.Settlement> => {
+  const message = item.element
+  if (!QueueElement.isJobMessage(message) || message.name !== event) {
+    return notOurs(QueueElement.eventQueue(event), item)
+  }
+  return Effect.forEach(
+    self.runner.listeners(event),
+    ({ jobName }) => offerNow(self, { ...message, name: jobName }),
+    { discard: true }
+  ).pipe(
+    Effect.as(QueueElement.complete),
+    Effect.catch((error) =>
+      Effect.succeed<QueueElement.Settlement>({
+        _tag: "Retry",
+        delay: Duration.seconds(Math.min(60, 2 ** Math.min(item.attempts, 6))),
+        note: { reason: "Unavailable", message: error.message }
+      })
+    )
+  )
+}

@@ -1,0 +1,3 @@
+export * as QueueDispatcher from "./layers/QueueDispatcher.ts"
+export * as QueueStore from "./layers/QueueStore.ts"
+export * as QueueWorker from "./layers/QueueWorker.ts"

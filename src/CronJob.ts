@@ -31,7 +31,8 @@ export interface CronJob<
  * `class DailyReport extends CronJob.make("reports.daily", { cron: "0 9 * * *", timeZone: "Europe/London" }) {}`.
  *
  * Ticks that fall into a time when nothing ran are not made up for. Where a time zone skips an hour, a tick in
- * it comes when the gap is over; where an hour comes twice, a tick in it comes once, in the first. Throws a
+ * it comes when the gap is over; where an hour comes twice, a tick in it comes once, in the first, unless the
+ * hour field begins with a star: then the schedule just goes on, in both. Throws a
  * `DefinitionError` for an expression that isn't one, or that never comes, and for an unknown time zone.
  */
 export const make = <
@@ -69,11 +70,14 @@ const checkedCron = (name: string, expression: string, timeZone: string | undefi
       message: `${JSON.stringify(expression)} can't be the schedule of ${of}: it must have five fields (minute, hour, day of the month, month, day of the week), as in "0 9 * * 1-5".`
     })
   }
-  const cron = Result.getOrElse(Cron.parse(expression, zone), (error) => {
-    throw new DefinitionError({
-      message: `${JSON.stringify(expression)} can't be the schedule of ${of}: ${error.message}.`
-    })
-  })
+  const cron = Result.getOrElse(
+    Cron.parse(expression, zone, { onDstOverlap: overlap(expression) }),
+    (error) => {
+      throw new DefinitionError({
+        message: `${JSON.stringify(expression)} can't be the schedule of ${of}: ${error.message}.`
+      })
+    }
+  )
   try {
     Cron.next(cron, 0)
   } catch {
@@ -83,6 +87,13 @@ const checkedCron = (name: string, expression: string, timeZone: string | undefi
   }
   return cron
 }
+
+/**
+ * What the hour that comes twice means, as in Vixie cron: for a schedule of every hour (its hour field begins
+ * with a star) both count, so that every 20 minutes stays every 20 minutes; for one with hours, the first.
+ */
+const overlap = (expression: string): Cron.DstOverlapPolicy =>
+  expression.trim().split(/\s+/)[1]?.startsWith("*") === true ? "both" : "earlier"
 
 /**
  * The message of one tick. Its id is the job's name and the time, so that every process that ticks the same

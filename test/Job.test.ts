@@ -18,13 +18,31 @@ const refusal = (make: () => unknown): string => {
 }
 
 describe("names", () => {
-  for (const name of ["a", "mail.welcome", "mail-welcome", "mail_welcome", "mail/welcome", "v2.mail/welcome-1_x"]) {
+  for (const name of [
+    "a",
+    "mail.welcome",
+    "mail-welcome",
+    "mail_welcome",
+    "mail/welcome",
+    "v2.mail/welcome-1_x"
+  ]) {
     it(`takes ${name}`, () => {
       assert.strictEqual(Job.make(name, { payload }).jobName, name)
       assert.strictEqual(DomainEvent.make(name, { payload }).eventName, name)
     })
   }
-  for (const name of ["", " ", "Mail", "mail..welcome", ".mail", "mail.", "mail welcome", "mail:welcome", "mäil", "a\n"]) {
+  for (const name of [
+    "",
+    " ",
+    "Mail",
+    "mail..welcome",
+    ".mail",
+    "mail.",
+    "mail welcome",
+    "mail:welcome",
+    "mäil",
+    "a\n"
+  ]) {
     it(`refuses ${JSON.stringify(name)} in one sentence`, () => {
       const rest = `use words of a-z and 0-9 joined by ".", "-", "_" or "/", as in "mail.welcome".`
       assert.strictEqual(
@@ -49,10 +67,22 @@ describe("payloads", () => {
   class Subscriber extends Schema.Class<Subscriber>("Subscriber")({ email: Schema.String }) {}
   it("are struct fields, a Struct or a Class", () => {
     assert.deepStrictEqual(Object.keys(Job.make("a", { payload }).payloadSchema.fields), ["email"])
-    assert.deepStrictEqual(Object.keys(Job.make("a", { payload: Schema.Struct(payload) }).payloadSchema.fields), ["email"])
-    assert.deepStrictEqual(Object.keys(Job.make("a", { payload: Subscriber }).payloadSchema.fields), ["email"])
+    assert.deepStrictEqual(
+      Object.keys(Job.make("a", { payload: Schema.Struct(payload) }).payloadSchema.fields),
+      ["email"]
+    )
+    assert.deepStrictEqual(Object.keys(Job.make("a", { payload: Subscriber }).payloadSchema.fields), [
+      "email"
+    ])
   })
-  for (const wrong of [Schema.String, Schema.Array(Schema.String), "email", null, { email: "string" }, undefined]) {
+  for (const wrong of [
+    Schema.String,
+    Schema.Array(Schema.String),
+    "email",
+    null,
+    { email: "string" },
+    undefined
+  ]) {
     it(`refuses ${Schema.isSchema(wrong) ? wrong.ast._tag : JSON.stringify(wrong)}`, () => {
       assert.strictEqual(
         refusal(() => Job.make("a.b", { payload: wrong as never })),
@@ -85,7 +115,10 @@ describe("cron jobs", () => {
       refusal(() => CronJob.make("a", { cron: "every day" })),
       `"every day" can't be the schedule of the cron job "a": it must have five fields`
     )
-    assert.include(refusal(() => CronJob.make("a", { cron: "0 0 9 * * *" })), "it must have five fields")
+    assert.include(
+      refusal(() => CronJob.make("a", { cron: "0 0 9 * * *" })),
+      "it must have five fields"
+    )
     assert.strictEqual(
       refusal(() => CronJob.make("a", { cron: "0 0 31 2 *" })),
       `"0 0 31 2 *" can't be the schedule of the cron job "a": no date fits it.`
@@ -110,21 +143,25 @@ describe("contracts", () => {
   it("know what starts them", () => {
     class Happened extends DomainEvent.make("happened", { payload }) {}
     assert.deepStrictEqual(Job.make("a", { payload }).trigger, { _tag: "Dispatch" })
-    assert.deepStrictEqual(Listener.make("a", { event: Happened }).trigger, { _tag: "Event", event: "happened" })
+    assert.deepStrictEqual(Listener.make("a", { event: Happened }).trigger, {
+      _tag: "Event",
+      event: "happened"
+    })
     assert.deepStrictEqual(CronJob.make("a", { cron: "* * * * *" }).trigger, {
       _tag: "Cron",
       expression: "* * * * *",
       timeZone: undefined
     })
-    assert.isTrue(Job.isJob(Happened) === false && DomainEvent.isDomainEvent(Happened))
+    assert.isTrue(!Job.isJob(Happened) && DomainEvent.isDomainEvent(Happened))
   })
 })
 
 describe("run", () => {
   class MailError extends Schema.TaggedError<MailError>()("MailError", { to: Schema.String }) {}
-  class Mailer extends Context.Service<Mailer, { readonly send: (to: string) => Effect.Effect<void, MailError> }>()(
-    "test/Mailer"
-  ) {}
+  class Mailer extends Context.Service<
+    Mailer,
+    { readonly send: (to: string) => Effect.Effect<void, MailError> }
+  >()("test/Mailer") {}
   class Welcome extends Job.make("mail.welcome", {
     payload: { ...payload, tries: Schema.Int.pipe(Schema.withConstructorDefault(Effect.succeed(1))) },
     error: MailError,
@@ -133,7 +170,7 @@ describe("run", () => {
   }) {}
   let released = 0
   const WelcomeLive = Welcome.toLayer(({ email, tries }) =>
-    Effect.gen(function*() {
+    Effect.gen(function* () {
       yield* Effect.addFinalizer(() => Effect.sync(() => released++))
       const mailer = yield* Mailer
       const run = yield* Job.CurrentRun
@@ -142,43 +179,49 @@ describe("run", () => {
       return tries
     })
   )
-  const mailer = (send: Mailer["Service"]["send"]) => Layer.provide(WelcomeLive, Layer.succeed(Mailer, { send }))
+  const mailer = (send: Mailer["Service"]["send"]) =>
+    Layer.provide(WelcomeLive, Layer.succeed(Mailer, { send }))
 
   it.effect("calls the handler once, with the payload's defaults, and closes its scope", () =>
-    Effect.gen(function*() {
+    Effect.gen(function* () {
       released = 0
       assert.strictEqual(yield* Welcome.run({ email: "a@b.c" }), 1)
       assert.strictEqual(released, 1)
-    }).pipe(Effect.provide(mailer(() => Effect.void))))
+    }).pipe(Effect.provide(mailer(() => Effect.void)))
+  )
 
   it.effect("fails with the handler's own error, typed", () =>
-    Effect.gen(function*() {
+    Effect.gen(function* () {
       const exit = yield* Effect.exit(Welcome.run({ email: "a@b.c" }))
       assert.deepStrictEqual(exit, Exit.fail(new MailError({ to: "a@b.c" })))
-    }).pipe(Effect.provide(mailer((to) => Effect.fail(new MailError({ to }))))))
+    }).pipe(Effect.provide(mailer((to) => Effect.fail(new MailError({ to })))))
+  )
 
   it.effect("checks the payload", () =>
-    Effect.gen(function*() {
+    Effect.gen(function* () {
       const error = yield* Effect.flip(Welcome.run({ email: 1 as never }))
       assert(error instanceof DispatchError)
       assert.strictEqual(
         error.message,
         `The payload for "mail.welcome" is invalid: Expected string at "email".`
       )
-    }).pipe(Effect.provide(mailer(() => Effect.void))))
+    }).pipe(Effect.provide(mailer(() => Effect.void)))
+  )
 
   class Follow extends Job.make("follow", { payload: {} }) {}
   const FollowLive = Follow.toLayer(() => Effect.asVoid(Welcome.dispatch({ email: "f@b.c" })))
 
   it.effect("dispatches to the Dispatcher of the environment", () =>
-    Effect.gen(function*() {
+    Effect.gen(function* () {
       yield* Follow.run({})
       assert.deepStrictEqual(yield* TestDispatcher.payloads(Welcome), [{ email: "f@b.c", tries: 1 }])
-    }).pipe(Effect.provide([FollowLive, TestDispatcher.layer])))
+    }).pipe(Effect.provide([FollowLive, TestDispatcher.layer]))
+  )
 
   it.effect("says so where there is none", () =>
-    Effect.gen(function*() {
+    Effect.gen(function* () {
       const exit = yield* Effect.exit(Follow.run({}))
       assert.include(String(Exit.isFailure(exit) && exit.cause), "it has no Dispatcher, provide one")
-    }).pipe(Effect.provide(FollowLive)))
+    }).pipe(Effect.provide(FollowLive))
+  )
 })

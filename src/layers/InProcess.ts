@@ -37,11 +37,17 @@ export const rememberedIds = (capacity: number, timeToLive: number): RememberedI
   return {
     claim: (message, now) => {
       for (const [oldest, expiry] of expiries) {
-        if (expiry > now && expiries.size < capacity) break
+        if (expiry > now) break
         expiries.delete(oldest)
       }
       if (expiries.has(key(message))) return false
-      if (capacity > 0) expiries.set(key(message), now + timeToLive)
+      expiries.set(key(message), now + timeToLive)
+      if (expiries.size > capacity) {
+        for (const oldest of expiries.keys()) {
+          expiries.delete(oldest)
+          break
+        }
+      }
       return true
     },
     release: (message) => {

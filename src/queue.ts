@@ -1,3 +1,6 @@
+export * as OutboxDispatcher from "./layers/OutboxDispatcher.ts"
+export * as OutboxRelay from "./layers/OutboxRelay.ts"
+export * as OutboxStore from "./layers/OutboxStore.ts"
 export * as QueueDispatcher from "./layers/QueueDispatcher.ts"
 export * as QueueStore from "./layers/QueueStore.ts"
 export * as QueueWorker from "./layers/QueueWorker.ts"

@@ -8,7 +8,7 @@ import * as Effect from "effect/Effect"
 import type { PersistedQueueError, PersistedQueueStore } from "effect/persistence/PersistedQueue"
 import type * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
-import type { JobMessage } from "../Dispatcher.ts"
+import type { JobMessage, Request } from "../Dispatcher.ts"
 
 /** An element as the store gives it; `attempts` is from 1 and counts this claim. */
 export interface Item {
@@ -170,4 +170,19 @@ export const isJobMessage = (u: unknown): u is JobMessage => {
     payload !== undefined &&
     (trace === undefined || typeof trace === "string")
   )
+}
+
+/** A request as the outbox keeps it. */
+export const encodeRequest = ({ kind, message, notBefore }: Request): Schema.Json => ({
+  kind,
+  notBefore: notBefore ?? null,
+  message: { ...message }
+})
+
+/** `undefined` for what isn't one. */
+export const decodeRequest = (u: unknown): Request | undefined => {
+  if (typeof u !== "object" || u === null) return undefined
+  const { kind, message, notBefore }: { readonly [K in keyof Request]?: unknown } = u
+  if ((kind !== "job" && kind !== "event") || !isJobMessage(message)) return undefined
+  return { kind, message, notBefore: typeof notBefore === "number" ? notBefore : undefined }
 }

@@ -1,3 +1,4 @@
+export * as DeadLetters from "./layers/DeadLetters.ts"
 export * as OutboxDispatcher from "./layers/OutboxDispatcher.ts"
 export * as OutboxRelay from "./layers/OutboxRelay.ts"
 export * as OutboxStore from "./layers/OutboxStore.ts"

@@ -1,0 +1,35 @@
+// The stores that tests run on, each fresh.
+import { Effect, Layer } from "effect"
+import { QueueStore } from "effect-jobs/queue"
+import * as Postgres from "./Postgres.ts"
+import * as Redis from "./Redis.ts"
+import * as Sqlite from "./Sqlite.ts"
+
+/** A Postgres of its own, and its SqlClient. */
+export const postgres = Layer.unwrap(Effect.map(Postgres.make(), ({ url }) => Postgres.client(url)))
+
+/** A SQLite in memory, and its SqlClient. */
+export const sqlite = Sqlite.client(":memory:")
+
+/** Both kinds of SQL, by name. */
+export const sql = [
+  ["Postgres", postgres],
+  ["SQLite", sqlite]
+] as const
+
+/** Every store, by name; Redis where there is one. */
+export const all = [
+  ["memory", QueueStore.layerMemory],
+  ["SQLite", Layer.provide(QueueStore.layerSql(), sqlite)],
+  ["Postgres", Layer.provide(QueueStore.layerSql(), postgres)],
+  ...(Redis.hasRedis
+    ? [
+        [
+          "Redis",
+          Layer.unwrap(
+            Effect.map(Redis.make, ({ port }) => Layer.provide(QueueStore.layerRedis(), Redis.client(port)))
+          )
+        ] as const
+      ]
+    : [])
+] as const

@@ -14,12 +14,21 @@ import * as Metric from "effect/Metric"
 import { CurrentLogAnnotations } from "effect/References"
 import * as Schema from "effect/Schema"
 import * as SchemaParser from "effect/SchemaParser"
+import type * as SchemaIssue from "effect/SchemaIssue"
 import type * as Scope from "effect/Scope"
 import { ParentSpan, type Span } from "effect/Tracer"
 import { DefinitionError } from "./DefinitionError.ts"
-import { type Dispatcher, InvalidPayload, type JobMessage, UnknownJob } from "./Dispatcher.ts"
+import {
+  type Dispatcher,
+  InvalidPayload,
+  issuesOf,
+  issuesSentence,
+  type JobMessage,
+  UnknownJob
+} from "./Dispatcher.ts"
 import * as Job from "./Job.ts"
 import * as RetryPolicy from "./RetryPolicy.ts"
+import * as Steps from "./Steps.ts"
 import * as TraceParent from "./TraceParent.ts"
 
 /** Why a message has failed for good. */
@@ -103,7 +112,8 @@ export class JobFailed extends Schema.TaggedError<JobFailed>()("JobFailed", {
     })
   }
   override get message(): string {
-    const last = Cause.prettyErrors(this.cause)[0]?.message ?? "it was interrupted from within"
+    const error = Cause.prettyErrors(this.cause)[0]
+    const last = error?.message || error?.name || "it was interrupted from within"
     const end = /[.!?]$/.test(last) ? last : `${last}.`
     const job = `"${this.job}" (id ${this.id})`
     switch (this.reason) {
@@ -126,6 +136,8 @@ export interface RunOptions {
   readonly attempt: number
   /** What the handler dispatches with. */
   readonly dispatcher: Dispatcher["Service"]
+  /** Where the run keeps its durable steps. Default: in memory, for this attempt alone. */
+  readonly steps?: (() => Steps.RunSteps) | undefined
 }
 
 /** Runs messages of a list of jobs. */
@@ -157,7 +169,9 @@ interface Compiled {
   readonly job: Job.Any
   readonly handler: Job.HandlerService
   /** `undefined`: a job that succeeds with nothing, and there is nothing to encode. */
-  readonly encodeSuccess: ((value: unknown) => Effect.Effect<Schema.Json, unknown, unknown>) | undefined
+  readonly encodeSuccess:
+    | ((value: unknown) => Effect.Effect<Schema.Json, SchemaIssue.Issue, unknown>)
+    | undefined
   readonly encodeError: (error: unknown) => Effect.Effect<Schema.Json, unknown, unknown>
   readonly spanName: string
   readonly attempts: Record<Outcome["_tag"] | "Interrupted", Metric.Counter<number>>
@@ -341,7 +355,11 @@ const perform = (
               Effect.map((encoded) => ({ value, encoded })),
               Effect.catch((issue) =>
                 Effect.die(
-                  new InvalidSuccess({ job: self.job.jobName, id: message.id, issue: String(issue) })
+                  new InvalidSuccess({
+                    job: self.job.jobName,
+                    id: message.id,
+                    issue: issuesSentence(issuesOf(issue))
+                  })
                 )
               ),
               withSchemaServices
@@ -370,16 +388,22 @@ const runContext = (
   options: RunOptions,
   surroundings: Context.Context<never>,
   span: Span | undefined
-): Context.Context<Dispatcher | Job.CurrentRun> => {
+): Context.Context<Exclude<Job.Provided, Scope.Scope>> => {
   const { jobName, retry } = self.job
   const context = Context.add(
-    Job.handlerContext(surroundings, self.handler.context, options.dispatcher, {
-      id: message.id,
-      job: jobName,
-      attempt: options.attempt,
-      maxAttempts: retry.attempts,
-      dispatchedAt: DateTime.makeUnsafe(message.dispatchedAt)
-    }),
+    Job.handlerContext(
+      surroundings,
+      self.handler.context,
+      options.dispatcher,
+      {
+        id: message.id,
+        job: jobName,
+        attempt: options.attempt,
+        maxAttempts: retry.attempts,
+        dispatchedAt: DateTime.makeUnsafe(message.dispatchedAt)
+      },
+      options.steps ?? Steps.inMemory
+    ),
     CurrentLogAnnotations,
     {
       ...Context.get(surroundings, CurrentLogAnnotations),

@@ -54,8 +54,11 @@ export interface PayloadCodec<out RE = unknown, out RD = unknown> {
 
 /** One message on its way to an engine. */
 export interface Request {
-  /** A job's message has one run; an event's has one for each of its listeners. */
-  readonly kind: "job" | "event"
+  /**
+   * A job's message has one run; an event's has one for each of its listeners. A `completion` is no new run: its
+   * payload completes a deferred of the run that its name and id say (see `Steps`).
+   */
+  readonly kind: "job" | "event" | "completion"
   readonly message: JobMessage
   /** Milliseconds since the epoch before which it must not run; `undefined` is now. */
   readonly notBefore: number | undefined
@@ -95,10 +98,31 @@ export interface DispatchAllOptions<in Payload> {
 /** The longest id that every engine takes: PersistedQueue's column on Postgres holds 255 characters. */
 export const maxIdLength = 255
 
-const sentence = (issues: ReadonlyArray<{ readonly path: string; readonly message: string }>): string =>
-  issues.map(({ message, path }) => (path === "" ? message : `${message} at "${path}"`)).join("; ")
+/** What is wrong with a value: where (`items[0].email`; empty for the value itself), and what was expected. */
+export interface Issue {
+  readonly path: string
+  readonly message: string
+}
 
 const formatIssues = SchemaIssue.makeFormatterStandardSchemaV1()
+
+/** A schema's issues as a flat list. The rejected values are not in it. */
+export const issuesOf = (root: SchemaIssue.Issue): ReadonlyArray<Issue> =>
+  formatIssues(root).issues.map((issue) => ({
+    path: (issue.path ?? []).reduce<string>((path, segment) => {
+      const key = typeof segment === "object" ? segment.key : segment
+      return typeof key === "number"
+        ? `${path}[${key}]`
+        : path === ""
+          ? String(key)
+          : `${path}.${String(key)}`
+    }, ""),
+    message: issue.message
+  }))
+
+/** The same in one line. */
+export const issuesSentence = (issues: ReadonlyArray<Issue>): string =>
+  issues.map(({ message, path }) => (path === "" ? message : `${message} at "${path}"`)).join("; ")
 
 /**
  * The payload doesn't fit the job's schema. `issues` has a path (`items[0].email`; empty for the payload
@@ -111,17 +135,7 @@ export class InvalidPayload extends Schema.TaggedError<InvalidPayload>()("Invali
   issues: Schema.Array(Schema.Struct({ path: Schema.String, message: Schema.String }))
 }) {
   static fromIssue(job: string, root: SchemaIssue.Issue, id?: string): InvalidPayload {
-    const issues = formatIssues(root).issues.map((issue) => ({
-      path: (issue.path ?? []).reduce<string>((path, segment) => {
-        const key = typeof segment === "object" ? segment.key : segment
-        return typeof key === "number"
-          ? `${path}[${key}]`
-          : path === ""
-            ? String(key)
-            : `${path}.${String(key)}`
-      }, ""),
-      message: issue.message
-    }))
+    const issues = issuesOf(root)
     return new InvalidPayload(id === undefined ? { job, issues } : { job, id, issues })
   }
   /** Where the first problem is: `items[0].email`. */
@@ -130,8 +144,8 @@ export class InvalidPayload extends Schema.TaggedError<InvalidPayload>()("Invali
   }
   override get message(): string {
     return this.id === undefined
-      ? `The payload for "${this.job}" is invalid: ${sentence(this.issues)}.`
-      : `The message "${this.id}" for "${this.job}" has an invalid payload: ${sentence(this.issues)}.`
+      ? `The payload for "${this.job}" is invalid: ${issuesSentence(this.issues)}.`
+      : `The message "${this.id}" for "${this.job}" has an invalid payload: ${issuesSentence(this.issues)}.`
   }
 }
 

@@ -18,6 +18,7 @@ import * as Schema from "effect/Schema"
 import * as SchemaParser from "effect/SchemaParser"
 import * as Scope from "effect/Scope"
 import { ParentSpan } from "effect/Tracer"
+import { WorkflowEngine, WorkflowInstance } from "effect/workflow/WorkflowEngine"
 import { DefinitionError } from "./DefinitionError.ts"
 import {
   dispatchAll,
@@ -34,6 +35,7 @@ import {
 } from "./Dispatcher.ts"
 import * as RetryPolicy from "./RetryPolicy.ts"
 import { checkedDelay } from "./RetryPolicy.ts"
+import * as Steps from "./Steps.ts"
 
 const TypeId: unique symbol = Symbol.for("effect-jobs/Job")
 
@@ -69,7 +71,7 @@ export type Trigger =
   | { readonly _tag: "Cron"; readonly expression: string; readonly timeZone: string | undefined }
 
 /** What the runner provides to a handler, and `toLayer` takes out of its requirements. */
-export type Provided = Dispatcher | CurrentRun | Scope.Scope
+export type Provided = Dispatcher | CurrentRun | Scope.Scope | WorkflowEngine | WorkflowInstance
 
 /** Services that the schemas need where the job runs. */
 export type SchemaServices<
@@ -281,7 +283,15 @@ const Proto = {
       Effect.map(Effect.context<never>(), (context): HandlerService => ({
         run: handler,
         onFailure: options?.onFailure,
-        context: Context.omit(Dispatcher, CurrentRun, Scope.Scope, ParentSpan)(context)
+        context: Context.omit(
+          Dispatcher,
+          CurrentRun,
+          Scope.Scope,
+          ParentSpan,
+          WorkflowEngine,
+          WorkflowInstance,
+          Steps.CurrentSteps
+        )(context)
       }))
     )
   },
@@ -348,13 +358,19 @@ const runOnce = (self: Definition, input: unknown) =>
           const handler = Context.getUnsafe(context, self.handler)
           const dispatcher = Option.getOrElse(Context.getOption(context, Dispatcher), () => noDispatcher)
           return Effect.updateContext(Effect.scoped(handler.run(payload)), () =>
-            handlerContext(context, handler.context, dispatcher, {
-              id: uuidV4Unsafe(),
-              job: self.jobName,
-              attempt: 1,
-              maxAttempts: self.retry.attempts,
-              dispatchedAt
-            })
+            handlerContext(
+              context,
+              handler.context,
+              dispatcher,
+              {
+                id: uuidV4Unsafe(),
+                job: self.jobName,
+                attempt: 1,
+                maxAttempts: self.retry.attempts,
+                dispatchedAt
+              },
+              Steps.inMemory
+            )
           )
         })
       )
@@ -368,9 +384,13 @@ export const handlerContext = (
   surroundings: Context.Context<never>,
   services: Context.Context<never>,
   dispatcher: Dispatcher["Service"],
-  run: CurrentRun["Service"]
-): Context.Context<Dispatcher | CurrentRun> =>
-  Context.add(Context.add(Context.merge(surroundings, services), Dispatcher, dispatcher), CurrentRun, run)
+  run: CurrentRun["Service"],
+  steps: () => Steps.RunSteps
+): Context.Context<Exclude<Provided, Scope.Scope>> =>
+  Steps.provide(
+    Context.add(Context.add(Context.merge(surroundings, services), Dispatcher, dispatcher), CurrentRun, run),
+    { job: run.job, id: run.id, attempt: run.attempt, steps: Steps.once(steps) }
+  )
 
 /** Struct fields, or a schema that has some. */
 export type PayloadInput = Schema.Struct.Fields | AnyStructSchema

@@ -14,6 +14,8 @@ import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import * as TestClock from "effect/testing/TestClock"
+import * as Activity from "effect/workflow/Activity"
+import * as DurableClock from "effect/workflow/DurableClock"
 import * as CronJob from "./CronJob.ts"
 import { Dispatcher, DispatchError } from "./Dispatcher.ts"
 import * as DomainEvent from "./DomainEvent.ts"
@@ -44,7 +46,7 @@ export interface Engine {
 
 /** What a handler saw, or what happened to it. */
 interface Sighting {
-  readonly what: "run" | "failed" | "acquired" | "released" | "tick"
+  readonly what: "run" | "failed" | "acquired" | "released" | "tick" | "step"
   readonly job: string
   readonly key: string
   readonly time: number
@@ -113,6 +115,7 @@ class Interrupts extends Job.make("conformance.interrupts", {
   retry: RetryPolicy.fixed({ attempts: 2, delay: "1 second" })
 }) {}
 class Countdown extends Job.make("conformance.countdown", { payload: { ...key, left: Schema.Int } }) {}
+class Stepwise extends Job.make("conformance.stepwise", { payload: key, retry }) {}
 class Happened extends DomainEvent.make("conformance.happened", { payload: key }) {}
 class Unheard extends DomainEvent.make("conformance.unheard", { payload: key }) {}
 class Hears extends Listener.make("conformance.hears", { event: Happened }) {}
@@ -136,6 +139,7 @@ const jobs = [
   Resourceful,
   Interrupts,
   Countdown,
+  Stepwise,
   Hears,
   HearsLate,
   HearsBadly,
@@ -218,6 +222,37 @@ const handlers = (seen: Array<Sighting>) => {
         note("run", key, left),
         left === 0 ? Effect.void : Countdown.dispatch({ key, left: left - 1 }, { id: `${key} ${left - 1}` })
       )
+    ),
+    Stepwise.toLayer(
+      ({ key }) =>
+        Effect.gen(function* () {
+          yield* Effect.acquireRelease(note("acquired", key), () => note("released", key))
+          const { attempt } = yield* Job.CurrentRun
+          const step = <A extends Schema.Top>(name: string, success: A, value: A["Type"]) =>
+            Activity.make({ name, success, execute: Effect.as(note("step", key, name), value) })
+          const first = yield* step("first", Schema.Date, at)
+          const three = yield* Effect.all(
+            [1, 2, 3].map((n) => step(`parallel ${n}`, Schema.Int, n)),
+            {
+              concurrency: "unbounded"
+            }
+          )
+          const tries = yield* Activity.make({
+            name: "third time",
+            success: Schema.Int,
+            error: Refused,
+            execute: Effect.flatMap(Activity.CurrentAttempt, (attempt) =>
+              Effect.andThen(
+                note("step", key, `third time/${attempt}`),
+                attempt < 3 ? Effect.fail(new Refused({ code: attempt, at })) : Effect.succeed(attempt)
+              )
+            )
+          }).pipe(Activity.retry({ times: 3 }))
+          yield* DurableClock.sleep({ name: "pause", duration: "1 second", inMemoryThreshold: 0 })
+          if (attempt < 2) return yield* Effect.fail("again")
+          yield* note("run", key, [first, ...three, tries])
+        }),
+      { onFailure }
     ),
     Hears.toLayer(({ key }) => note("run", key)),
     HearsLate.toLayer(secondTime),

@@ -10,7 +10,7 @@ import {
   type Receipt
 } from "effect-jobs"
 import { TestDispatcher } from "effect-jobs/testing"
-import { Context, type DateTime, Effect, type Exit, type Layer, Schema, type Scope } from "effect"
+import { Context, type DateTime, Effect, type Exit, type Layer, Schema } from "effect"
 import { describe, expectTypeOf, it } from "vitest"
 
 class MailError extends Schema.TaggedError<MailError>()("MailError", { code: Schema.Int }) {}
@@ -54,7 +54,6 @@ describe("types", () => {
       })
     )
     expectTypeOf(live).toEqualTypeOf<Layer.Layer<Job.Handler<"mail.welcome">, never, Mailer>>()
-    expectTypeOf<Job.Provided>().toExtend<Dispatcher | Job.CurrentRun | Scope.Scope>()
   })
 
   it("the handler of a listener gets the event's payload, that of a cron job its tick", () => {

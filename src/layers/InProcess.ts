@@ -7,6 +7,7 @@ import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as FiberSet from "effect/FiberSet"
 import * as Option from "effect/Option"
 import type * as Scope from "effect/Scope"
@@ -22,6 +23,7 @@ import {
   UnknownJob
 } from "../Dispatcher.ts"
 import type * as Job from "../Job.ts"
+import * as Steps from "../Steps.ts"
 
 /** The ids that have run, bounded in number and in time. */
 export interface RememberedIds {
@@ -30,18 +32,20 @@ export interface RememberedIds {
   readonly release: (message: JobMessage) => void
 }
 
+/** A run among all others: names have no spaces. */
+const runKey = (message: JobMessage): string => `${message.name} ${message.id}`
+
 export const rememberedIds = (capacity: number, timeToLive: number): RememberedIds => {
   // insertion order is the order of expiry, for all live equally long
   const expiries = new Map<string, number>()
-  const key = (message: JobMessage) => `${message.name} ${message.id}`
   return {
     claim: (message, now) => {
       for (const [oldest, expiry] of expiries) {
         if (expiry > now) break
         expiries.delete(oldest)
       }
-      if (expiries.has(key(message))) return false
-      expiries.set(key(message), now + timeToLive)
+      if (expiries.has(runKey(message))) return false
+      expiries.set(runKey(message), now + timeToLive)
       if (expiries.size > capacity) {
         for (const oldest of expiries.keys()) {
           expiries.delete(oldest)
@@ -51,7 +55,7 @@ export const rememberedIds = (capacity: number, timeToLive: number): RememberedI
       return true
     },
     release: (message) => {
-      expiries.delete(key(message))
+      expiries.delete(runKey(message))
     }
   }
 }
@@ -66,6 +70,8 @@ export interface Ended {
 export interface RunToEnd {
   readonly runner: Runner
   readonly dispatcher: Dispatcher["Service"]
+  /** The durable steps of the run, the same for all of its attempts. */
+  readonly steps: () => Steps.RunSteps
   /** Waits out the pause before a retry. */
   readonly sleep: (delay: Duration.Duration) => Effect.Effect<void>
   /** Around each attempt, such as a permit. */
@@ -77,7 +83,7 @@ export interface RunToEnd {
 export const runToEnd = (self: RunToEnd, message: JobMessage): Effect.Effect<Ended> =>
   Effect.gen(function* () {
     for (let attempt = 1; ; attempt++) {
-      const options = { attempt, dispatcher: self.dispatcher }
+      const options = { attempt, dispatcher: self.dispatcher, steps: self.steps }
       const outcome = yield* self.limit(
         Effect.tap(self.runner.run(message, options), (outcome) => self.onAttempt(message, attempt, outcome))
       )
@@ -93,8 +99,8 @@ export const runToEnd = (self: RunToEnd, message: JobMessage): Effect.Effect<End
   })
 
 /**
- * The messages of a request: a job's is its own, an event's is one for each listener. A job that isn't in the
- * list is refused by name, for nothing would ever run it.
+ * The messages to run for a request: a job's is its own, an event's is one for each listener, a completion has
+ * none. A job that isn't in the list is refused by name, for nothing would ever run it.
  */
 export const fanOut = (
   runner: Runner,
@@ -102,6 +108,7 @@ export const fanOut = (
   dispatcher: string
 ): Effect.Effect<ReadonlyArray<JobMessage>, DispatchError> => {
   const { message } = request
+  if (request.kind === "completion") return Effect.succeed([])
   if (request.kind === "event") {
     return Effect.succeed(
       runner.listeners(message.name).map(({ jobName }) => ({ ...message, name: jobName }))
@@ -160,16 +167,40 @@ export const make = <const Jobs extends ReadonlyArray<Job.Any>>(
     const waitOrDrop = (delay: Duration.Duration) =>
       Effect.flatMap(wait(delay), (waited) => (waited ? Effect.void : drop))
 
+    /** The runs that have begun and not ended, with their durable steps. */
+    const active = new Map<string, () => Steps.RunSteps>()
+
     const run = (how: Pick<RunToEnd, "sleep" | "limit">, message: JobMessage): Effect.Effect<void> =>
-      Effect.onInterrupt(
-        Effect.flatMap(
-          runToEnd({ ...how, runner, dispatcher, onAttempt: options.onAttempt }, message),
-          (ended) =>
-            ended.outcome._tag === "Succeeded" ? Effect.void : report(message, ended.attempts, ended.outcome)
-        ),
-        // what was interrupted has not run: its id may come again
-        () => Effect.sync(() => ids.release(message))
-      )
+      Effect.suspend(() => {
+        const key = runKey(message)
+        const steps = Steps.once(Steps.inMemory)
+        active.set(key, steps)
+        return Effect.onExit(
+          Effect.flatMap(
+            runToEnd({ ...how, runner, dispatcher, steps, onAttempt: options.onAttempt }, message),
+            (ended) =>
+              ended.outcome._tag === "Succeeded"
+                ? Effect.void
+                : report(message, ended.attempts, ended.outcome)
+          ),
+          (exit) => {
+            active.delete(key)
+            // what was interrupted has not run: its id may come again
+            if (Exit.isFailure(exit)) ids.release(message)
+            return Effect.void
+          }
+        )
+      })
+
+    /** A deferred can be completed while its run lives. */
+    const complete = (message: JobMessage) => {
+      const steps = active.get(runKey(message))
+      return steps === undefined
+        ? Effect.logWarning(
+            `${options.name} got the completion of a deferred of "${message.name}" (id ${message.id}), which isn't running: it is lost.`
+          )
+        : Steps.complete(steps(), message)
+    }
 
     const report = (
       message: JobMessage,
@@ -222,6 +253,7 @@ export const make = <const Jobs extends ReadonlyArray<Job.Any>>(
           }
           const fanned: Array<readonly [JobMessage, number | undefined]> = []
           for (const request of requests.map(options.onRequest)) {
+            if (request.kind === "completion") yield* complete(request.message)
             for (const message of yield* fanOut(runner, request, options.name)) {
               fanned.push([message, request.notBefore])
             }

@@ -16,6 +16,7 @@ import { makeRunner, type Outcome } from "../Attempt.ts"
 import { Dispatcher, InvalidPayload, type JobMessage, type Request } from "../Dispatcher.ts"
 import type * as DomainEvent from "../DomainEvent.ts"
 import type * as Job from "../Job.ts"
+import * as Steps from "../Steps.ts"
 import * as InProcess from "./InProcess.ts"
 
 /** A dispatched job or a published event, as it travels. */
@@ -212,7 +213,8 @@ export const payloads: {
  * real clock, they are waited for). Returns how each ended, in the order in which they ran.
  *
  * One id runs once, over all drains. What isn't due yet, and what none of `jobs` runs, stays for a later drain.
- * A handler that itself sleeps on the TestClock needs someone who moves it: use `layerRunning` for those.
+ * A handler that itself sleeps on the TestClock, or waits for a deferred that nobody has completed yet, needs
+ * someone beside it: use `layerRunning` for those.
  */
 export const drain = <const Jobs extends ReadonlyArray<Job.Any>>(
   jobs: Jobs
@@ -233,7 +235,7 @@ export const drain = <const Jobs extends ReadonlyArray<Job.Any>>(
 
     const due = ({ kind, message, notBefore }: Request) =>
       (notBefore === undefined || notBefore <= clock.currentTimeMillisUnsafe()) &&
-      (kind === "event" || runner.get(message.name) !== undefined)
+      (kind !== "job" || runner.get(message.name) !== undefined)
 
     while (true) {
       const index = records.pending.findIndex(due)
@@ -241,10 +243,21 @@ export const drain = <const Jobs extends ReadonlyArray<Job.Any>>(
       if (request === undefined) break
       for (const message of yield* Effect.orDie(InProcess.fanOut(runner, request, "TestDispatcher.drain"))) {
         if (!records.ids.claim(message, clock.currentTimeMillisUnsafe())) continue
+        const steps = Steps.inMemory()
+        for (const {
+          kind,
+          message: { id, name },
+          message: completion
+        } of records.requests) {
+          if (kind === "completion" && id === message.id && name === message.name) {
+            yield* Steps.complete(steps, completion)
+          }
+        }
         const { attempts, outcome } = yield* InProcess.runToEnd(
           {
             runner,
             dispatcher,
+            steps: () => steps,
             sleep: moveClock,
             limit: (attempt) => attempt,
             onAttempt: () => Effect.void

@@ -3,11 +3,12 @@ import { Clock, Data, Effect } from "effect"
 /** What was waited for hadn't come true in time. */
 class NotInTime extends Data.TaggedError("NotInTime")<{ readonly message: string }> {}
 
-/** Asks, on the live clock, until the answer is as wanted, for 20 seconds or so many milliseconds. */
+/** Asks, on the live clock, until the answer is as wanted, for 20 seconds or as long as `patience` says. In milliseconds. */
 export const eventually = <A, E, R>(
   ask: Effect.Effect<A, E, R>,
   wanted: (answer: A) => boolean,
-  patience = 20_000
+  patience = 20_000,
+  interval = 10
 ): Effect.Effect<A, E | NotInTime, R> =>
   Effect.gen(function* () {
     const start = yield* Clock.currentTimeMillis
@@ -17,6 +18,6 @@ export const eventually = <A, E, R>(
       if ((yield* Clock.currentTimeMillis) - start > patience) {
         return yield* new NotInTime({ message: `after ${patience} ms it is still ${JSON.stringify(answer)}` })
       }
-      yield* Effect.sleep(10)
+      yield* Effect.sleep(interval)
     }
   })

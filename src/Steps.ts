@@ -59,12 +59,15 @@ export class CurrentSteps extends Context.Service<CurrentSteps, State>()("effect
 const Completion = Schema.Struct({ deferred: Schema.String, exit: Schema.Json })
 const decodeCompletion = Schema.decodeUnknownOption(Completion)
 
+/** What a `completion` request's message completes, and with what; `undefined` for a message that isn't one. */
+export const completionOf = (message: JobMessage): typeof Completion.Type | undefined =>
+  Option.getOrUndefined(decodeCompletion(message.payload))
+
 /** Hands a `completion` request's message to the steps of its run. One that isn't a completion does nothing. */
-export const complete = (steps: RunSteps, message: JobMessage): Effect.Effect<void> =>
-  Option.match(decodeCompletion(message.payload), {
-    onNone: () => Effect.void,
-    onSome: ({ deferred, exit }) => steps.complete(deferred, exit)
-  })
+export const complete = (steps: RunSteps, message: JobMessage): Effect.Effect<void> => {
+  const completion = completionOf(message)
+  return completion === undefined ? Effect.void : steps.complete(completion.deferred, completion.exit)
+}
 
 /** A step's Exit as JSON. What is in it was encoded by the step's own schemas. */
 const ExitJson = Schema.toCodecJson(Schema.Exit(Schema.Json, Schema.Json, Schema.Defect()))
@@ -261,7 +264,12 @@ export const provide = <R>(
 export interface Records {
   readonly get: (id: string) => Effect.Effect<Option.Option<Schema.Json>>
   readonly set: (id: string, value: Schema.Json) => Effect.Effect<void>
+  /** How often a waiting run looks for what another process has recorded; `undefined` where none can. */
+  readonly pollInterval: Duration.Duration | undefined
 }
+
+/** What a deferred was completed with, among the records of its run. */
+export const completionId = (deferred: string): string => `deferred/${deferred}`
 
 /** The steps of a run that waits in this process, with its records wherever `records` has them. */
 export const fromRecords = (records: Records): RunSteps => {
@@ -274,7 +282,14 @@ export const fromRecords = (records: Records): RunSteps => {
     }
     return deferred
   }
-  const completed = (name: string) => `deferred/${name}`
+  const completed = (name: string): Effect.Effect<Schema.Json> =>
+    Effect.flatMap(records.get(completionId(name)), (recorded) => {
+      if (Option.isSome(recorded)) return Effect.succeed(recorded.value)
+      const here = Deferred.await(deferredOf(name))
+      return records.pollInterval === undefined
+        ? here
+        : Effect.raceFirst(here, Effect.andThen(Effect.sleep(records.pollInterval), completed(name)))
+    })
   const run: RunSteps["run"] = (id, execute) =>
     Effect.flatMap(records.get(id), (recorded) =>
       Option.isSome(recorded)
@@ -290,12 +305,9 @@ export const fromRecords = (records: Records): RunSteps => {
         const wakeAt = Number(yield* run(id, Effect.succeed(now + Duration.toMillis(duration))))
         if (wakeAt > now) yield* Effect.sleep(Duration.millis(wakeAt - now))
       }),
-    wait: (name) =>
-      Effect.flatMap(records.get(completed(name)), (recorded) =>
-        Option.isSome(recorded) ? Effect.succeed(recorded.value) : Deferred.await(deferredOf(name))
-      ),
+    wait: completed,
     complete: (name, exit) =>
-      Effect.flatMap(run(completed(name), Effect.succeed(exit)), (first) =>
+      Effect.flatMap(run(completionId(name), Effect.succeed(exit)), (first) =>
         Deferred.succeed(deferredOf(name), first)
       )
   }
@@ -312,7 +324,8 @@ export const inMemory = (): RunSteps => {
   const records = new Map<string, Schema.Json>()
   return fromRecords({
     get: (id) => Effect.sync(() => Option.fromUndefinedOr(records.get(id))),
-    set: (id, value) => Effect.sync(() => records.set(id, value))
+    set: (id, value) => Effect.sync(() => records.set(id, value)),
+    pollInterval: undefined
   })
 }
 

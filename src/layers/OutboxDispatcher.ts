@@ -9,6 +9,7 @@ import * as Layer from "effect/Layer"
 import { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import { Dispatcher, DispatchError, maxIdLength, Rejected, type Request, Unavailable } from "../Dispatcher.ts"
+import * as Steps from "../Steps.ts"
 import { layerDefault, OutboxStore } from "./OutboxStore.ts"
 import * as QueueElement from "./QueueElement.ts"
 import type { QueueStoreError } from "./QueueStore.ts"
@@ -25,7 +26,8 @@ export const layerOnStore: Layer.Layer<Dispatcher, never, OutboxStore | SqlClien
 
     /** One message an id and contract; the key of both may be longer than the column. */
     const keyOf = ({ kind, message }: Request): Effect.Effect<string> => {
-      const key = `${kind} ${message.name} ${message.id}`
+      const deferred = kind === "completion" ? ` ${Steps.completionOf(message)?.deferred}` : ""
+      const key = `${kind} ${message.name} ${message.id}${deferred}`
       return key.length <= maxIdLength
         ? Effect.succeed(key)
         : Effect.map(

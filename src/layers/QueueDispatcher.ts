@@ -5,9 +5,12 @@
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
 import { type PersistedQueueError, PersistedQueueStore } from "effect/persistence/PersistedQueue"
-import { Dispatcher, DispatchError, type Request, Unavailable } from "../Dispatcher.ts"
+import { BackingPersistence, type PersistenceError } from "effect/persistence/Persistence"
+import { Dispatcher, DispatchError, Rejected, type Request, Unavailable } from "../Dispatcher.ts"
 import * as QueueElement from "./QueueElement.ts"
+import * as QueueSteps from "./QueueSteps.ts"
 
 /** How many messages of one `dispatchAll` are on their way to the store at once. */
 const offersAtOnce = 16
@@ -28,8 +31,23 @@ export const layer: Layer.Layer<Dispatcher, never, PersistedQueueStore> = Layer.
   Dispatcher,
   Effect.gen(function* () {
     const store = yield* PersistedQueueStore
-    const offer = (request: Request, now: number) => {
+    const backing = Option.getOrUndefined(yield* Effect.serviceOption(BackingPersistence))
+    const complete = ({ message }: Request) =>
+      backing === undefined
+        ? Effect.fail(
+            DispatchError.of(
+              new Rejected({
+                job: message.name,
+                engine: "QueueDispatcher.layer",
+                detail:
+                  "it has no BackingPersistence to complete a deferred in, use one of QueueStore's layers"
+              })
+            )
+          )
+        : Effect.mapError(QueueSteps.complete(backing, message), (error) => unavailable(message.name, error))
+    const offer = (request: Request, now: number): Effect.Effect<void, DispatchError> => {
       const { kind, message, notBefore } = request
+      if (kind === "completion") return complete(request)
       return Effect.mapError(
         QueueElement.offer(store, {
           queue:
@@ -55,7 +73,7 @@ export const layer: Layer.Layer<Dispatcher, never, PersistedQueueStore> = Layer.
   })
 )
 
-const unavailable = (job: string, error: PersistedQueueError): DispatchError =>
+const unavailable = (job: string, error: PersistedQueueError | PersistenceError): DispatchError =>
   DispatchError.of(
     new Unavailable({ job, engine: "the queue's store", detail: "it didn't take the message", cause: error })
   )

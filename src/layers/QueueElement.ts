@@ -183,6 +183,7 @@ export const encodeRequest = ({ kind, message, notBefore }: Request): Schema.Jso
 export const decodeRequest = (u: unknown): Request | undefined => {
   if (typeof u !== "object" || u === null) return undefined
   const { kind, message, notBefore }: { readonly [K in keyof Request]?: unknown } = u
-  if ((kind !== "job" && kind !== "event") || !isJobMessage(message)) return undefined
+  if ((kind !== "job" && kind !== "event" && kind !== "completion") || !isJobMessage(message))
+    return undefined
   return { kind, message, notBefore: typeof notBefore === "number" ? notBefore : undefined }
 }

@@ -1,12 +1,14 @@
 /**
  * The stores of the durable queue: Effect's own `PersistedQueue` stores, with defaults that suit jobs and a check
- * of what would lose or delay them.
+ * of what would lose or delay them. Beside each is Effect's `BackingPersistence` in the same place, for the
+ * durable steps of the jobs.
  */
 import * as Data from "effect/Data"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as PersistedQueue from "effect/persistence/PersistedQueue"
+import * as Persistence from "effect/persistence/Persistence"
 import type { Redis } from "effect/persistence/Redis"
 import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
@@ -95,24 +97,33 @@ export const makeSql = (
   Effect.gen(function* () {
     const sql = (yield* SqlClient).withoutTransforms()
     yield* checkTimeZone(sql)
-    // processes that start together on a new database may meet in its migration, which then dies
-    return yield* PersistedQueue.makeStoreSql({ tableName: options.tableName, ...timing(options) }).pipe(
-      Effect.catchDefect((cause) =>
-        Effect.fail(
-          new QueueStoreError({
-            reason: "Migration",
-            message: `PersistedQueue couldn't make or upgrade the table "${options.tableName ?? "effect_queue"}".`,
-            cause
-          })
-        )
-      ),
-      Effect.retry({
-        while: (error) => error._tag === "QueueStoreError",
-        times: 5,
-        schedule: Schedule.exponential("100 millis")
-      })
+    return yield* migrated(
+      options.tableName ?? "effect_queue",
+      PersistedQueue.makeStoreSql({ tableName: options.tableName, ...timing(options) })
     )
   })
+
+/** Processes that start together on a new database may meet in its migration, which then dies. */
+const migrated = <A, E, R>(
+  table: string,
+  make: Effect.Effect<A, E, R>
+): Effect.Effect<A, E | QueueStoreError, R> =>
+  make.pipe(
+    Effect.catchDefect((cause) =>
+      Effect.fail(
+        new QueueStoreError({
+          reason: "Migration",
+          message: `Effect couldn't make or upgrade the table "${table}".`,
+          cause
+        })
+      )
+    ),
+    Effect.retry({
+      while: (error) => error instanceof QueueStoreError,
+      times: 5,
+      schedule: Schedule.exponential("100 millis")
+    })
+  )
 
 /**
  * The store on the `SqlClient` of the environment: Postgres and SQLite are tested. Use the very client that the
@@ -123,8 +134,15 @@ export const makeSql = (
  */
 export const layerSql = (
   options?: SqlOptions
-): Layer.Layer<PersistedQueue.PersistedQueueStore, SqlError | QueueStoreError, SqlClient> =>
-  Layer.effect(PersistedQueue.PersistedQueueStore, makeSql(options))
+): Layer.Layer<
+  PersistedQueue.PersistedQueueStore | Persistence.BackingPersistence,
+  SqlError | QueueStoreError,
+  SqlClient
+> =>
+  Layer.merge(
+    Layer.effect(PersistedQueue.PersistedQueueStore, makeSql(options)),
+    Layer.effectContext(migrated("effect_persistence", Layer.build(Persistence.layerBackingSql)))
+  )
 
 /**
  * The store on the `Redis` of the environment, such as `NodeRedis.layer`. What is accepted is as durable as the
@@ -132,11 +150,15 @@ export const layerSql = (
  */
 export const layerRedis = (
   options: RedisOptions = {}
-): Layer.Layer<PersistedQueue.PersistedQueueStore, never, Redis> =>
-  Layer.effect(
-    PersistedQueue.PersistedQueueStore,
-    Effect.suspend(() => PersistedQueue.makeStoreRedis({ prefix: options.prefix, ...timing(options) }))
+): Layer.Layer<PersistedQueue.PersistedQueueStore | Persistence.BackingPersistence, never, Redis> =>
+  Layer.merge(
+    Layer.effect(
+      PersistedQueue.PersistedQueueStore,
+      Effect.suspend(() => PersistedQueue.makeStoreRedis({ prefix: options.prefix, ...timing(options) }))
+    ),
+    Persistence.layerBackingRedis
   )
 
 /** The store in this process's memory, for development and tests: nothing outlives the process. */
-export const layerMemory: Layer.Layer<PersistedQueue.PersistedQueueStore> = PersistedQueue.layerStoreMemory
+export const layerMemory: Layer.Layer<PersistedQueue.PersistedQueueStore | Persistence.BackingPersistence> =
+  Layer.merge(PersistedQueue.layerStoreMemory, Persistence.layerBackingMemory)

@@ -16,6 +16,7 @@ import type * as Job from "../Job.ts"
 import { checkedDelay } from "../RetryPolicy.ts"
 import { logJobFailed, type OnError } from "./InProcess.ts"
 import * as QueueElement from "./QueueElement.ts"
+import * as QueueSteps from "./QueueSteps.ts"
 import * as QueueTakers from "./QueueTakers.ts"
 
 export interface Options {
@@ -78,7 +79,8 @@ export const layer = <const Jobs extends ReadonlyArray<Job.Any>>(
       const runner = yield* makeRunner(jobs)
       const store = yield* PersistedQueueStore
       const dispatcher = yield* Dispatcher
-      const self: Worker = { runner, store, dispatcher, onError: options.onError ?? logJobFailed }
+      const steps = yield* QueueSteps.make
+      const self: Worker = { runner, store, dispatcher, steps, onError: options.onError ?? logJobFailed }
       const events = new Set(jobs.flatMap(({ trigger }) => (trigger._tag === "Event" ? [trigger.event] : [])))
       yield* QueueTakers.run({
         name: "QueueWorker.layer",
@@ -110,6 +112,7 @@ interface Worker {
   readonly runner: Runner
   readonly store: PersistedQueueStore["Service"]
   readonly dispatcher: Dispatcher["Service"]
+  readonly steps: QueueSteps.QueueSteps
   readonly onError: OnError
 }
 
@@ -145,11 +148,11 @@ const runJob = (
       }
     )
   }
-  const run = { attempt: item.attempts, dispatcher: self.dispatcher }
+  const run = { attempt: item.attempts, dispatcher: self.dispatcher, steps: () => self.steps.of(message) }
   return Effect.flatMap(self.runner.run(message, run), (outcome) => {
     switch (outcome._tag) {
       case "Succeeded":
-        return succeeded
+        return Effect.as(self.steps.ended(message), QueueElement.complete)
       case "Retry":
         return Effect.map(note(self, message, "Retry", outcome.cause), (note): QueueElement.Settlement => ({
           _tag: "Retry",
@@ -161,8 +164,6 @@ const runJob = (
     }
   })
 }
-
-const succeeded = Effect.succeed(QueueElement.complete)
 
 const fail = (
   self: Worker,
@@ -184,6 +185,7 @@ const fail = (
           cause
         )
     )
+    yield* self.steps.ended(message)
     return { _tag: "Dead", note: yield* note(self, message, failed.reason, cause) }
   })
 

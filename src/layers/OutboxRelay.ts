@@ -5,6 +5,7 @@ import * as Cause from "effect/Cause"
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
@@ -60,6 +61,10 @@ export const layerOnStore = (options: Options = {}): Layer.Layer<never, never, O
       const closing = yield* Deferred.make<void>()
       let backoff = Duration.zero
 
+      // The next batch is claimed when this one is settled, so that it is one claim and not many of one message.
+      const gate = Latch.makeUnsafe(true)
+      let unsettled = 0
+
       const settle = (batch: ReadonlyArray<Waiting>, settlement: QueueElement.Settlement) =>
         Effect.forEach(batch, ({ settled }) => Deferred.succeed(settled, settlement), { discard: true })
 
@@ -112,10 +117,23 @@ export const layerOnStore = (options: Options = {}): Layer.Layer<never, never, O
           ? Effect.void
           : Effect.raceFirst(Effect.sleep(backoff), Deferred.await(closing))
       )
+      /** What was claimed with the first one has come when, after a turn of the others, no more has. */
+      const gathered: Effect.Effect<void> = Effect.suspend(() => {
+        const before = Queue.sizeUnsafe(waiting)
+        return Effect.andThen(
+          Effect.yieldNow,
+          Effect.suspend(() =>
+            Queue.sizeUnsafe(waiting) === before || before >= batchSize ? Effect.void : gathered
+          )
+        )
+      })
       const relay = Effect.gen(function* () {
         while (true) {
           const first = yield* Queue.take(waiting)
-          const rest = yield* Queue.takeBetween(waiting, 0, batchSize - 1)
+          gate.closeUnsafe()
+          yield* gathered
+          const more = Math.min(Queue.sizeUnsafe(waiting), batchSize - 1)
+          const rest = more === 0 ? [] : yield* Queue.takeN(waiting, more)
           const batch = [first, ...rest] as const
           const closed = yield* Deferred.isDone(closing)
           if (closed && !Duration.isZero(backoff)) {
@@ -137,7 +155,13 @@ export const layerOnStore = (options: Options = {}): Layer.Layer<never, never, O
         sources: [
           {
             queue: QueueElement.outboxQueue,
+            gate: gate.await,
+            onSettled: () => {
+              unsettled--
+              if (unsettled === 0) gate.openUnsafe()
+            },
             handle: (item) => {
+              unsettled++
               const request = QueueElement.decodeRequest(item.element)
               if (request === undefined) return undecodable(item)
               const settled = Deferred.makeUnsafe<QueueElement.Settlement>()

@@ -14,6 +14,10 @@ import * as QueueElement from "./QueueElement.ts"
 export interface Source {
   readonly queue: string
   readonly handle: (item: QueueElement.Item) => Effect.Effect<QueueElement.Settlement>
+  /** Awaited before each take. Default: nothing. */
+  readonly gate?: Effect.Effect<void> | undefined
+  /** Called when an element that was handled is settled in the store. */
+  readonly onSettled?: (() => void) | undefined
 }
 
 export interface Options {
@@ -90,8 +94,12 @@ export const run = (options: Options): Effect.Effect<void, never, Scope.Scope> =
     const loop = (taker: Taker, source: Source): Effect.Effect<void> =>
       Effect.whileLoop({
         while: () => !closing,
-        body: () => takeOne(taker, source),
+        body: () =>
+          source.gate === undefined
+            ? takeOne(taker, source)
+            : Effect.andThen(source.gate, takeOne(taker, source)),
         step: () => {
+          if (taker.busy) source.onSettled?.()
           taker.busy = false
         }
       })

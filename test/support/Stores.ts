@@ -1,6 +1,7 @@
 // The stores that tests run on, each fresh.
 import { Effect, Layer } from "effect"
 import { QueueStore } from "effect-jobs/queue"
+import type { PersistedQueueStore } from "effect/persistence/PersistedQueue"
 import * as Postgres from "./Postgres.ts"
 import * as Redis from "./Redis.ts"
 import * as Sqlite from "./Sqlite.ts"
@@ -18,7 +19,7 @@ export const sql = [
 ] as const
 
 /** Every store, by name; Redis where there is one. */
-export const all = [
+export const all: ReadonlyArray<readonly [name: string, store: Layer.Layer<PersistedQueueStore, unknown>]> = [
   ["memory", QueueStore.layerMemory],
   ["SQLite", Layer.provide(QueueStore.layerSql(), sqlite)],
   ["Postgres", Layer.provide(QueueStore.layerSql(), postgres)],
@@ -32,4 +33,4 @@ export const all = [
         ] as const
       ]
     : [])
-] as const
+]

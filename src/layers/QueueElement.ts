@@ -115,7 +115,10 @@ export const take = <R>(
         patience === undefined
           ? claim
           : Effect.timeoutOrElse(claim, { duration: patience, orElse: () => interrupted })
-      return Effect.flatMap(Effect.flatMap(claimed, handle), settle)
+      return Effect.flatMap(
+        Effect.flatMap(claimed, (item) => (item.element === wake ? Effect.succeed(complete) : handle(item))),
+        settle
+      )
     })
   }).pipe(
     Effect.catchCause((cause): Effect.Effect<void, PersistedQueueError> => {
@@ -149,6 +152,9 @@ export const offer = (
 
 /** What no database's text column takes: NUL, and halves of surrogate pairs. Redis' store replaces the same way. */
 const elementId = (id: string): string => id.toWellFormed().replaceAll("\0", "\uFFFD")
+
+/** The id and the content of the element that only wakes workers, see `QueueWake`; no message is a string. */
+export const wake = "@effect-jobs/wake"
 
 /** The queue of a job's messages. */
 export const jobQueue = (job: string): string => job

@@ -16,6 +16,7 @@ import { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import { DefinitionError } from "../DefinitionError.ts"
 import { checkedDelay } from "../RetryPolicy.ts"
+import * as QueueWake from "./QueueWake.ts"
 
 /** What all stores take. */
 export interface Options {
@@ -125,6 +126,10 @@ const migrated = <A, E, R>(
     })
   )
 
+/** Where durable steps are kept on SQL. */
+const steps: Layer.Layer<Persistence.BackingPersistence, SqlError | QueueStoreError, SqlClient> =
+  Layer.effectContext(migrated("effect_persistence", Layer.build(Persistence.layerBackingSql)))
+
 /**
  * The store on the `SqlClient` of the environment: Postgres and SQLite are tested. Use the very client that the
  * rest of the program uses: a dispatch inside a transaction of another client doesn't join it.
@@ -138,10 +143,43 @@ export const layerSql = (
   PersistedQueue.PersistedQueueStore | Persistence.BackingPersistence,
   SqlError | QueueStoreError,
   SqlClient
+> => Layer.merge(Layer.effect(PersistedQueue.PersistedQueueStore, makeSql(options)), steps)
+
+/** What a store on Postgres with notifications takes. */
+export interface PostgresOptions extends SqlOptions {
+  /** Of the notifications; at most 63 characters. Default: the table's name. */
+  readonly channel?: string | undefined
+}
+
+/**
+ * As {@link layerSql}, on Postgres, with `LISTEN` and `NOTIFY`: what one process has committed, a worker in
+ * another one sees within milliseconds, and not at its next poll. Give it the client of `@effect/sql-pg`:
+ * `QueueStore.layerPostgres(PgClient.PgClient)`.
+ *
+ * It holds one connection of the pool. Polling goes on as before, and finds what a lost notification hasn't told.
+ * A queue is woken at most ten times a second; retries and delayed messages wait for the poll.
+ */
+export const layerPostgres = <E, R>(
+  client: Effect.Effect<QueueWake.Listening, E, R>,
+  options: PostgresOptions = {}
+): Layer.Layer<
+  PersistedQueue.PersistedQueueStore | Persistence.BackingPersistence,
+  E | SqlError | QueueStoreError,
+  R | SqlClient
 > =>
   Layer.merge(
-    Layer.effect(PersistedQueue.PersistedQueueStore, makeSql(options)),
-    Layer.effectContext(migrated("effect_persistence", Layer.build(Persistence.layerBackingSql)))
+    Layer.effect(
+      PersistedQueue.PersistedQueueStore,
+      Effect.gen(function* () {
+        const store = yield* makeSql(options)
+        return yield* QueueWake.make(store, {
+          sql: yield* SqlClient,
+          listening: yield* client,
+          channel: options.channel ?? options.tableName ?? "effect_queue"
+        })
+      })
+    ),
+    steps
   )
 
 /**

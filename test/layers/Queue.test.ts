@@ -1,3 +1,4 @@
+import { PgClient } from "@effect/sql-pg"
 import { assert, describe, it, layer } from "@effect/vitest"
 import { type Cause, Clock, Context, DateTime, Effect, Exit, Fiber, Layer, Schema, Scope } from "effect"
 import { CronJob, Dispatcher, DomainEvent, Job, Listener, RetryPolicy } from "effect-jobs"
@@ -422,6 +423,53 @@ layer(Server.layer, { excludeTestServices: true, timeout: "60 seconds" })("Queue
       Effect.scoped,
       Effect.provide(
         QueueDispatcher.layer.pipe(Layer.provideMerge(QueueStore.layerSql()), Layer.provide(Server.client()))
+      )
+    )
+  )
+
+  it.effect("with LISTEN and NOTIFY it runs in another process within 50 ms at the median", () =>
+    Effect.gen(function* () {
+      const elsewhere = yield* Layer.build(
+        Layer.fresh(
+          QueueDispatcher.layer.pipe(
+            Layer.provide(QueueStore.layerPostgres(PgClient.PgClient)),
+            Layer.provide(Server.client())
+          )
+        )
+      )
+      const took: Array<number> = []
+      const stop = yield* start((_, key) =>
+        Effect.sync(() => void took.push(performance.now() - Number(key)))
+      )
+      yield* Effect.sleep(500)
+      for (let n = 0; n < 20; n++) {
+        yield* Effect.sleep(137)
+        yield* Work.dispatch({ key: String(performance.now()) }).pipe(
+          Effect.provideService(Dispatcher, Context.get(elsewhere, Dispatcher))
+        )
+        yield* eventually(
+          Effect.sync(() => took.length),
+          (length) => length === n + 1
+        )
+      }
+      const sorted = took.toSorted((a, b) => a - b)
+      console.log(
+        `Postgres with NOTIFY, in another process: ${sorted[10]?.toFixed(0)} ms at the median, ${sorted[19]?.toFixed(0)} ms at most`
+      )
+      assert.isBelow(sorted[10] ?? Number.NaN, 50)
+      // the element that wakes is none of ours
+      const sql = yield* SqlClient.SqlClient
+      const [row] = yield* sql<{ readonly failed: string }>`
+        SELECT COUNT(*) AS failed FROM effect_queue WHERE state = 'failed'`
+      assert.strictEqual(Number(row?.failed), 0)
+      yield* stop
+    }).pipe(
+      Effect.scoped,
+      Effect.provide(
+        QueueDispatcher.layer.pipe(
+          Layer.provideMerge(QueueStore.layerPostgres(PgClient.PgClient)),
+          Layer.provideMerge(Server.client())
+        )
       )
     )
   )

@@ -98,11 +98,37 @@ export const makeSql = (
   Effect.gen(function* () {
     const sql = (yield* SqlClient).withoutTransforms()
     yield* checkTimeZone(sql)
-    return yield* migrated(
+    const store = yield* migrated(
       options.tableName ?? "effect_queue",
       PersistedQueue.makeStoreSql({ tableName: options.tableName, ...timing(options) })
     )
+    return sql.onDialectOrElse({
+      pg: () => store,
+      mssql: () => store,
+      orElse: () => wholeSeconds(store)
+    })
   })
+
+/**
+ * SQLite's and MySQL's clocks drop the fraction of the second, so that a retry would come up to a second too
+ * early. PersistedQueue makes up for it in a delayed offer, and this does so in a retry.
+ */
+const wholeSeconds = (
+  store: PersistedQueue.PersistedQueueStore["Service"]
+): PersistedQueue.PersistedQueueStore["Service"] => ({
+  ...store,
+  take: (options) =>
+    store.take({
+      name: options.name,
+      get maxAttempts() {
+        return options.maxAttempts
+      },
+      retryDelay: (attempts) =>
+        Effect.map(options.retryDelay(attempts), (delay) =>
+          Duration.isZero(delay) ? delay : Duration.sum(delay, Duration.seconds(1))
+        )
+    })
+})
 
 /** Processes that start together on a new database may meet in its migration, which then dies. */
 const migrated = <A, E, R>(

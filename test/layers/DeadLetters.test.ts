@@ -200,9 +200,7 @@ for (const [name, client] of Stores.sql) {
           yield* Charge.dispatch({ key: "taken", due })
           yield* eventually(dead.count({ source: "outbox" }), (count) => count === 1)
         }).pipe(
-          Effect.provide(
-            Layer.merge(OutboxDispatcher.layer, Layer.provide(OutboxRelay.layer(), target))
-          )
+          Effect.provide(Layer.merge(OutboxDispatcher.layer, Layer.provide(OutboxRelay.layer(), target)))
         )
         const [letter] = yield* dead.list({ job: "dead.other", source: "outbox" })
         assert(letter !== undefined)

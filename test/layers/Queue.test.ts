@@ -302,6 +302,25 @@ for (const [name, store] of Stores.all) {
       }).pipe(Effect.scoped)
     )
 
+    it.effect("a retry never comes before its delay, whenever in a second it failed", () =>
+      Effect.gen(function* () {
+        const at = new Map<string, Array<number>>()
+        const stop = yield* start((run, key) => {
+          at.set(key, [...(at.get(key) ?? []), performance.now()])
+          return run.attempt === 1 ? Effect.fail("soon") : Effect.void
+        })
+        for (let n = 0; n < 8; n++) {
+          yield* Work.dispatch({ key: `retry ${n}` })
+          yield* Effect.sleep(125)
+        }
+        const gaps = () =>
+          [...at.values()].flatMap(([first = 0, second]) => (second === undefined ? [] : [second - first]))
+        yield* eventually(Effect.sync(gaps), ({ length }) => length === 8)
+        assert.isAtLeast(Math.min(...gaps()), 2_000)
+        yield* stop
+      }).pipe(Effect.scoped)
+    )
+
     it.effect("from a dispatch to its run in the same process: under 20 ms at the median", () =>
       Effect.gen(function* () {
         const took: Array<number> = []

@@ -162,6 +162,12 @@ export interface Runner {
   ) => Effect.Effect<void>
   /** A failure as the job's error schema encodes it; what isn't a typed error, as a defect. */
   readonly encodeFailure: (name: string, cause: Cause.Cause<unknown>) => Effect.Effect<Schema.Json>
+  /** What {@link Runner.encodeFailure} made, as the cause it was; a typed error that doesn't decode, as a defect. */
+  readonly decodeFailure: (
+    name: string,
+    failure: Schema.Json,
+    typed: boolean
+  ) => Effect.Effect<Cause.Cause<unknown>>
 }
 
 /** A job with all that doesn't change from run to run. */
@@ -221,7 +227,9 @@ export const makeRunner = <const Jobs extends ReadonlyArray<Job.Any>>(
           const job = compiled.get(message.name)
           return job?.handler.onFailure === undefined ? Effect.void : giveUp(job, message, options)
         },
-        encodeFailure: (name, cause) => encodeFailure(compiled.get(name), cause)
+        encodeFailure: (name, cause) => encodeFailure(compiled.get(name), cause),
+        decodeFailure: (name, failure, typed) =>
+          decodeFailure(typed ? compiled.get(name) : undefined, failure)
       }
     })
   )
@@ -475,6 +483,24 @@ const encodeFailure = (
   const defect = withSchemaServices(Effect.orDie(encodeDefect(Cause.squash(cause))))
   if (self === undefined || error._tag === "None") return defect
   return withSchemaServices(self.encodeError(error.value)).pipe(
+    Effect.catch(() => defect),
+    Effect.updateContext((surroundings: Context.Context<never>) =>
+      Context.merge(surroundings, self.handler.context)
+    )
+  )
+}
+
+const decodeDefect = SchemaParser.decodeUnknownEffect(Schema.toCodecJson(Schema.Defect()))
+
+const decodeFailure = (
+  self: Compiled | undefined,
+  failure: Schema.Json
+): Effect.Effect<Cause.Cause<unknown>> => {
+  const defect = Effect.map(withSchemaServices(Effect.orDie(decodeDefect(failure))), Cause.die)
+  if (self === undefined) return defect
+  const decodeError = SchemaParser.decodeUnknownEffect(Schema.toCodecJson<Schema.Top>(self.job.errorSchema))
+  return withSchemaServices(decodeError(failure)).pipe(
+    Effect.map((error) => Cause.fail(error)),
     Effect.catch(() => defect),
     Effect.updateContext((surroundings: Context.Context<never>) =>
       Context.merge(surroundings, self.handler.context)

@@ -56,4 +56,13 @@ describe("what an entry point loads", () => {
     assert.notInclude(packages(files), "inngest")
     assert.isNotEmpty(files.filter((file) => file.startsWith("effect/sql/")))
   })
+
+  it("effect-jobs/inngest: nothing of effect/sql", () => {
+    const files = loads(source("inngest"))
+    assert.include(packages(files), "inngest")
+    assert.deepStrictEqual(
+      files.filter((file) => file.startsWith("effect/sql/")),
+      []
+    )
+  })
 })

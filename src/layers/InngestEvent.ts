@@ -1,0 +1,102 @@
+/**
+ * A message as an Inngest event, and back. The data is the payload, as anyone would send it by hand, and one
+ * reserved key for what a `JobMessage` has beside it.
+ */
+import * as DateTime from "effect/DateTime"
+import * as Option from "effect/Option"
+import * as Schema from "effect/Schema"
+import { tickMessage } from "../CronJob.ts"
+import type { JobMessage, Request } from "../Dispatcher.ts"
+import type * as Job from "../Job.ts"
+import * as Steps from "../Steps.ts"
+
+/** Beside the payload's own fields, which therefore can't have this name. */
+export const reservedKey = "_effectJobs"
+
+/** An event as it is sent. */
+export interface OutgoingEvent {
+  readonly name: string
+  readonly id: string
+  readonly data: Record<string, unknown>
+  readonly ts?: number
+}
+
+/** An event as a function gets it; it may come from anywhere. */
+export interface IncomingEvent {
+  readonly name?: string | undefined
+  readonly id?: string | undefined
+  readonly data?: unknown
+  readonly ts?: number | undefined
+}
+
+const Meta = Schema.Struct({
+  dispatchedAt: Schema.optionalKey(Schema.Finite),
+  trace: Schema.optionalKey(Schema.String),
+  /** A payload that isn't an object, which the data of an event has to be. */
+  payload: Schema.optionalKey(Schema.Json)
+})
+const decodeMeta = Schema.decodeUnknownOption(Meta)
+const decodeTick = Schema.decodeUnknownOption(Schema.Struct({ scheduledAt: Schema.String }))
+
+const isRecord = (value: unknown): value is Record<string, Schema.Json> =>
+  typeof value === "object" && value !== null && !Array.isArray(value)
+
+/** The event that completes deferreds, and the field of its data that says which one. */
+export const completedEvent = "effect-jobs/deferred.completed"
+
+/** One deferred of one run as a word that needs no quotes in an expression. */
+export const deferredKey = async (run: { readonly name: string; readonly id: string }, deferred: string) => {
+  const bytes = new TextEncoder().encode(JSON.stringify([run.name, run.id, deferred]))
+  return hex(await crypto.subtle.digest("SHA-256", bytes))
+}
+
+/** The ids of the SDK's memoized steps are hashed: SHA-1, in hex. */
+export const stepKey = async (id: string) =>
+  hex(await crypto.subtle.digest("SHA-1", new TextEncoder().encode(id)))
+
+const hex = (buffer: ArrayBuffer): string =>
+  Array.from(new Uint8Array(buffer), (byte) => byte.toString(16).padStart(2, "0")).join("")
+
+export const fromRequest = async (
+  { kind, message, notBefore }: Request,
+  prefix: string
+): Promise<OutgoingEvent> => {
+  const { dispatchedAt, id, name, payload, trace } = message
+  if (kind === "completion") {
+    const completion = Steps.completionOf(message)
+    const key = await deferredKey({ name, id }, completion?.deferred ?? "")
+    return { name: prefix + completedEvent, id: key, data: { key, job: name, id, ...completion } }
+  }
+  const meta = { dispatchedAt, ...(trace === undefined ? undefined : { trace }) }
+  return {
+    name: prefix + name,
+    id,
+    data: isRecord(payload) ? { ...payload, [reservedKey]: meta } : { [reservedKey]: { ...meta, payload } },
+    ...(notBefore === undefined ? undefined : { ts: notBefore })
+  }
+}
+
+/** The message that an event is for this job. An event that nobody dispatched has been dispatched when it came. */
+export const toMessage = (job: Job.Any, event: IncomingEvent, now: number): JobMessage => {
+  if (job.trigger._tag === "Cron") return tickMessage(job, tickTime(event, now))
+  const { id = "", ts = now } = event
+  // sound: it was parsed from JSON
+  const json = event.data as Schema.Json
+  if (!isRecord(json)) return { id, name: job.jobName, payload: json, dispatchedAt: ts }
+  const { [reservedKey]: reserved, ...payload } = json
+  const meta = Option.getOrElse(decodeMeta(reserved), (): typeof Meta.Type => ({}))
+  return {
+    id,
+    name: job.jobName,
+    payload: meta.payload ?? payload,
+    dispatchedAt: meta.dispatchedAt ?? ts,
+    ...(meta.trace === undefined ? undefined : { trace: meta.trace })
+  }
+}
+
+/** When a tick was due: to the minute, as schedules are. A function started by hand is due at once. */
+const tickTime = ({ data, ts = 0 }: IncomingEvent, now: number): number => {
+  const said = Option.flatMap(decodeTick(data), ({ scheduledAt }) => DateTime.make(scheduledAt))
+  const time = Option.isSome(said) ? DateTime.toEpochMillis(said.value) : ts || now
+  return time - (time % 60_000)
+}

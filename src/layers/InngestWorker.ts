@@ -1,0 +1,410 @@
+/**
+ * Runs what `InngestDispatcher` has sent: one Inngest function for each job, listener and cron job. Over HTTP, or
+ * over a WebSocket that the worker opens (`layerConnect`).
+ */
+import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import type * as Fiber from "effect/Fiber"
+import * as FiberSet from "effect/FiberSet"
+import * as HttpRouter from "effect/http/HttpRouter"
+import * as HttpServerRequest from "effect/http/HttpServerRequest"
+import * as HttpServerResponse from "effect/http/HttpServerResponse"
+import * as Layer from "effect/Layer"
+import * as ManagedRuntime from "effect/ManagedRuntime"
+import * as Option from "effect/Option"
+import * as Schema from "effect/Schema"
+import type * as Scope from "effect/Scope"
+import { type InngestFunction, NonRetriableError, RetryAfterError } from "inngest"
+import type { ConnectHandlerOptions } from "inngest/connect"
+import { serve } from "inngest/edge"
+import { type FailedReason, JobFailed, makeRunner, type Runner } from "../Attempt.ts"
+import { DefinitionError } from "../DefinitionError.ts"
+import { Dispatcher, type JobMessage } from "../Dispatcher.ts"
+import type * as Job from "../Job.ts"
+import { checkedDelay } from "../RetryPolicy.ts"
+import { logJobFailed, type OnError } from "./InProcess.ts"
+import { InngestClient } from "./InngestClient.ts"
+import * as InngestEvent from "./InngestEvent.ts"
+import { type InngestRequest, requestOf, RequestMiddleware } from "./InngestRequest.ts"
+import * as InngestSteps from "./InngestSteps.ts"
+
+/** What every kind of worker takes. */
+export interface Options {
+  /**
+   * How long the scope's close waits for what runs. Then it is interrupted, which Inngest counts as a failed
+   * attempt. Default 30 seconds.
+   */
+  readonly drainTimeout?: Duration.Input | undefined
+  /**
+   * Gets each job that has failed for good, after its `onFailure`. Default: logs at error level, without the
+   * payload.
+   */
+  readonly onError?: OnError | undefined
+}
+
+/**
+ * What is Inngest's alone, by the SDK's own types: concurrency, throttle, rateLimit, debounce, priority,
+ * singleton, cancelOn, idempotency, timeouts, checkpointing, middleware.
+ * `SendMail.annotate(InngestWorker.FunctionOptions, { concurrency: 5 })`.
+ *
+ * `retries` and `onFailure` are the job's; a batch of events (`batchEvents`) has no place in a job of one payload.
+ */
+export class FunctionOptions extends Context.Service<
+  FunctionOptions,
+  Omit<InngestFunction.Options, "id" | "triggers" | "retries" | "onFailure" | "batchEvents">
+>()("effect-jobs/InngestWorker/FunctionOptions") {}
+
+/** A run that failed without an answer: the worker died in it, or couldn't be reached. It is a defect. */
+export class WorkerLost extends Schema.TaggedError<WorkerLost>()("WorkerLost", {
+  job: Schema.String,
+  id: Schema.String,
+  detail: Schema.String
+}) {
+  override get message(): string {
+    return `The worker of "${this.job}" (id ${this.id}) gave no answer in its last attempt: ${this.detail}`
+  }
+}
+
+/** Neither SDK nor server refuse more than 20 retries: they quietly make it 20. */
+const maxAttempts = 21
+
+const checkedAttempts = (job: Job.Any): void => {
+  if (job.retry.attempts <= maxAttempts) return
+  throw new DefinitionError({
+    message: `"${job.jobName}" can't have ${job.retry.attempts} attempts on Inngest: it has at most ${maxAttempts} (20 retries).`
+  })
+}
+
+/**
+ * The plain Inngest functions of a list of jobs, for one's own `serve`: they run with the services of this
+ * effect's environment, until its scope closes. More than 21 attempts, or two jobs of one name: it dies with a
+ * `DefinitionError`.
+ */
+export const functions = <const Jobs extends ReadonlyArray<Job.Any>>(
+  jobs: Jobs,
+  options: Options = {}
+): Effect.Effect<
+  Array<InngestFunction.Any>,
+  never,
+  Job.HandlerOf<Jobs[number]> | Dispatcher | InngestClient | Scope.Scope
+> =>
+  Effect.gen(function* () {
+    const drainTimeout = checkedDelay(
+      options.drainTimeout ?? "30 seconds",
+      "The drainTimeout of InngestWorker"
+    )
+    const runner = yield* makeRunner(jobs)
+    for (const job of jobs) checkedAttempts(job)
+    const { client, eventPrefix } = yield* InngestClient
+    const dispatcher = yield* Dispatcher
+    const fibers = yield* FiberSet.make<unknown, unknown>()
+    const fork = yield* FiberSet.runtime(fibers)<never>()
+    yield* Effect.addFinalizer(() =>
+      Effect.flatMap(Effect.timeoutOption(FiberSet.awaitEmpty(fibers), drainTimeout), (drained) =>
+        Option.isSome(drained)
+          ? Effect.void
+          : Effect.logWarning(
+              `InngestWorker closed while runs went on after its drainTimeout of ${Duration.format(drainTimeout)}: they are interrupted.`
+            )
+      )
+    )
+    const self: Worker = {
+      runner,
+      dispatcher,
+      eventPrefix,
+      onError: options.onError ?? logJobFailed,
+      fork
+    }
+    return jobs.map((job) => {
+      const own = Context.getOption(job.annotations as Context.Context<FunctionOptions>, FunctionOptions)
+      const { middleware = [], ...given } = Option.getOrElse(own, (): FunctionOptions["Service"] => ({}))
+      // sound: the SDK infers types of events from these options, and here every job has its own schemas
+      const create = client.createFunction as unknown as (
+        options: Record<string, unknown>,
+        handler: (context: RunContext) => Promise<unknown>
+      ) => InngestFunction.Any
+      return create(
+        {
+          ...given,
+          id: job.jobName,
+          triggers: [trigger(job, eventPrefix)],
+          retries: job.retry.attempts - 1,
+          onFailure: (context: RunContext) => failed(self, job, context),
+          middleware: [...middleware, RequestMiddleware]
+        },
+        (context) => attempt(self, job, context)
+      )
+    })
+  })
+
+const trigger = (job: Job.Any, prefix: string) => {
+  switch (job.trigger._tag) {
+    case "Dispatch":
+      return { event: prefix + job.jobName }
+    case "Event":
+      return { event: prefix + job.trigger.event }
+    case "Cron":
+      return { cron: `TZ=${job.trigger.timeZone ?? "UTC"} ${job.trigger.expression.trim()}` }
+  }
+}
+
+interface Worker {
+  readonly runner: Runner
+  readonly dispatcher: Dispatcher["Service"]
+  readonly eventPrefix: string
+  readonly onError: OnError
+  readonly fork: <A, E>(effect: Effect.Effect<A, E>) => Fiber.Fiber<A, E>
+}
+
+/** What the SDK gives to a function, as far as it is used here. */
+interface RunContext {
+  readonly event: InngestEvent.IncomingEvent
+  /** From 0. */
+  readonly attempt: number
+  readonly step: InngestSteps.StepTools
+}
+
+const attempt = (self: Worker, job: Job.Any, context: RunContext): Promise<unknown> => {
+  const request = requestOf(context)
+  return request.promise(
+    self.fork,
+    Effect.flatMap(Clock.currentTimeMillis, (now) => {
+      const message = InngestEvent.toMessage(job, context.event, now)
+      const attempt = context.attempt + 1
+      return Effect.flatMap(
+        self.runner.run(message, {
+          attempt,
+          dispatcher: self.dispatcher,
+          steps: () => stepsOf(self, request, message, context)
+        }),
+        (outcome) => {
+          switch (outcome._tag) {
+            case "Succeeded":
+              return Effect.succeed(outcome.encoded)
+            case "Retry":
+              return Effect.flatMap(failureOf(self, message, attempt, undefined, outcome.cause), (failure) =>
+                Effect.fail(
+                  outcome.stated
+                    ? dressed(
+                        failure,
+                        new RetryAfterError(failure.message, Duration.toMillis(outcome.delay), failure)
+                      )
+                    : dressed(failure, new Error(failure.message, failure))
+                )
+              )
+            case "Failed":
+              return Effect.flatMap(
+                failureOf(self, message, attempt, outcome.reason, outcome.cause),
+                (failure) => Effect.fail(dressed(failure, new NonRetriableError(failure.message, failure)))
+              )
+          }
+        }
+      )
+    })
+  )
+}
+
+const stepsOf = (self: Worker, request: InngestRequest, message: JobMessage, context: RunContext) =>
+  InngestSteps.make({ request, tools: context.step, message, eventPrefix: self.eventPrefix })
+
+/**
+ * What the server keeps of a failure, as the error's `cause`: the SDK sends name, message, stack and cause of an
+ * error, and nothing else of it (inngest/inngest-js #948, #1726).
+ */
+const Recorded = Schema.Struct({
+  attempt: Schema.Int,
+  /** Absent where there would be another attempt. */
+  reason: Schema.optionalKey(
+    Schema.Literals(["InvalidPayload", "AttemptsExhausted", "NotRetryable", "UnknownJob"])
+  ),
+  /** As the job's error schema encodes it; a defect as such. */
+  failure: Schema.Json,
+  typed: Schema.Boolean
+})
+const decodeRecorded = Schema.decodeUnknownOption(Recorded)
+
+interface Failure {
+  readonly message: string
+  readonly stack: string | undefined
+  readonly cause: typeof Recorded.Type
+}
+
+const failureOf = (
+  self: Worker,
+  message: JobMessage,
+  attempt: number,
+  reason: FailedReason | undefined,
+  cause: Cause.Cause<unknown>
+): Effect.Effect<Failure> =>
+  Effect.map(self.runner.encodeFailure(message.name, cause), (failure) => {
+    const [pretty] = Cause.prettyErrors(cause)
+    return {
+      message: pretty?.message || pretty?.name || "The handler interrupted itself.",
+      stack: pretty?.stack,
+      cause: {
+        attempt,
+        ...(reason === undefined ? undefined : { reason }),
+        failure,
+        typed: Option.isSome(Cause.findErrorOption(cause))
+      }
+    }
+  })
+
+/** With the stack of where it failed, not of where the SDK's error was made. */
+const dressed = (failure: Failure, error: Error): Error =>
+  failure.stack === undefined ? error : Object.assign(error, { stack: failure.stack })
+
+/** What the failure function's event has, by the facts of a real server. */
+const FailedEvent = Schema.Struct({
+  error: Schema.Struct({ message: Schema.String, cause: Schema.optionalKey(Schema.Unknown) }),
+  event: Schema.Struct({
+    name: Schema.optionalKey(Schema.String),
+    id: Schema.optionalKey(Schema.String),
+    data: Schema.optionalKey(Schema.Unknown),
+    ts: Schema.optionalKey(Schema.Finite)
+  })
+})
+const decodeFailedEvent = Schema.decodeUnknownEffect(FailedEvent)
+
+/** Inngest's failure function: runs when no attempt is left, also when the worker died in the last one. */
+const failed = (self: Worker, job: Job.Any, context: RunContext): Promise<unknown> =>
+  requestOf(context).promise(
+    self.fork,
+    Effect.gen(function* () {
+      const { error, event } = yield* Effect.orDie(decodeFailedEvent(context.event.data))
+      const message = InngestEvent.toMessage(job, event, yield* Clock.currentTimeMillis)
+      const recorded = Option.getOrUndefined(decodeRecorded(error.cause))
+      const attempt = recorded?.attempt ?? job.retry.attempts
+      const reason = recorded?.reason ?? "AttemptsExhausted"
+      const cause =
+        recorded === undefined
+          ? Cause.die(new WorkerLost({ job: job.jobName, id: message.id, detail: error.message }))
+          : yield* self.runner.decodeFailure(message.name, recorded.failure, recorded.typed)
+      yield* self.runner.giveUp(message, { attempt, dispatcher: self.dispatcher, cause })
+      yield* Effect.catchCause(
+        self.onError(JobFailed.of(message, attempt, { _tag: "Failed", reason, cause }), job),
+        (cause) =>
+          Effect.logError(
+            `The onError of InngestWorker failed itself for "${message.name}" (id ${message.id}).`,
+            cause
+          )
+      )
+    })
+  )
+
+/** What a worker needs of its surroundings. */
+type Needs<Jobs extends ReadonlyArray<Job.Any>> = Job.HandlerOf<Jobs[number]> | Dispatcher | InngestClient
+
+/** `Request => Promise<Response>`, for as long as the scope is open. */
+const webHandler = <const Jobs extends ReadonlyArray<Job.Any>>(
+  jobs: Jobs,
+  options: Options
+): Effect.Effect<(request: Request) => Promise<Response>, never, Needs<Jobs> | Scope.Scope> =>
+  Effect.gen(function* () {
+    const { client } = yield* InngestClient
+    return serve({ client, functions: yield* functions(jobs, options) })
+  })
+
+/**
+ * The worker as a route (GET, POST, PUT) of Effect's HttpRouter, which Inngest calls. Handlers dispatch with the
+ * `Dispatcher` of its surroundings, and run on services that are built once.
+ *
+ * - At least once: a run whose worker dies is started again by the server, as a new attempt.
+ * - `attempts` become Inngest's `retries`; a stated backoff gives the server its delays, in whole seconds,
+ *   rounded up; without one the backoff is Inngest's own. More than 21 attempts die when the layer is built.
+ * - What is not to be retried stops at once. `onFailure` and `onError` run in Inngest's failure function.
+ * - Requests that Inngest hasn't signed are refused, unless the client is in dev mode.
+ * - Durable steps are steps of Inngest's; `timeout` limits each request of an attempt between two of them.
+ */
+export const layer = <const Jobs extends ReadonlyArray<Job.Any>>(
+  jobs: Jobs,
+  options: Options & {
+    /** Such as `/api/inngest`, where Inngest looks first. */
+    readonly path: HttpRouter.PathInput
+  }
+): Layer.Layer<never, never, Needs<Jobs> | HttpRouter.HttpRouter> =>
+  Layer.effectDiscard(
+    Effect.gen(function* () {
+      const handler = yield* webHandler(jobs, options)
+      const router = yield* HttpRouter.HttpRouter
+      const respond = Effect.gen(function* () {
+        const request = yield* HttpServerRequest.toWeb(yield* HttpServerRequest.HttpServerRequest)
+        return HttpServerResponse.fromWeb(yield* Effect.promise(() => handler(request)))
+      }).pipe(Effect.catch(() => Effect.succeed(HttpServerResponse.empty({ status: 400 }))))
+      for (const method of ["GET", "POST", "PUT"] as const) {
+        yield* router.add(method, options.path, respond)
+      }
+    })
+  )
+
+/**
+ * The worker for frameworks with web handlers: Next, Hono, Bun, Workers. The layer is built with the first
+ * request; `dispose` waits for what runs and closes it.
+ */
+export const toWebHandler = <const Jobs extends ReadonlyArray<Job.Any>, E>(
+  jobs: Jobs,
+  layer: Layer.Layer<Needs<Jobs>, E>,
+  options: Options = {}
+): { readonly handler: (request: Request) => Promise<Response>; readonly dispose: () => Promise<void> } => {
+  class Handler extends Context.Service<Handler, (request: Request) => Promise<Response>>()(
+    "effect-jobs/InngestWorker/Handler"
+  ) {}
+  const runtime = ManagedRuntime.make(Layer.provide(Layer.effect(Handler, webHandler(jobs, options)), layer))
+  return {
+    handler: async (request) => {
+      const handler = await runtime.runPromise(Effect.service(Handler))
+      return handler(request)
+    },
+    dispose: () => runtime.dispose()
+  }
+}
+
+/** What a worker over a WebSocket takes. */
+export interface ConnectOptions
+  extends Options, Omit<ConnectHandlerOptions, "apps" | "handleShutdownSignals" | "isolateExecution"> {}
+
+/** Inngest's gateway couldn't be reached, or refused the worker. */
+export class ConnectError extends Schema.TaggedError<ConnectError>()("ConnectError", {
+  cause: Schema.Defect()
+}) {
+  override get message(): string {
+    const { cause } = this
+    return `The worker couldn't connect to Inngest: ${cause instanceof Error ? cause.message : String(cause)}`
+  }
+}
+
+/**
+ * The worker over a WebSocket that it opens, so that it needs no port and no public address. The layer is built
+ * when it is connected; when the scope closes it takes nothing more and waits for what runs. Everything else
+ * is as with {@link layer}. On Node and Bun.
+ */
+export const layerConnect = <const Jobs extends ReadonlyArray<Job.Any>>(
+  jobs: Jobs,
+  options: ConnectOptions = {}
+): Layer.Layer<never, ConnectError, Needs<Jobs>> =>
+  Layer.effectDiscard(
+    Effect.gen(function* () {
+      const { drainTimeout, onError, ...connection } = options
+      const { client } = yield* InngestClient
+      const made = yield* functions(jobs, { drainTimeout, onError })
+      yield* Effect.acquireRelease(
+        Effect.tryPromise({
+          try: async () => {
+            // loaded here: it has Node's modules, which the rest does without
+            const { connect } = await import("inngest/connect")
+            return connect({
+              ...connection,
+              apps: [{ client, functions: made }],
+              handleShutdownSignals: [],
+              isolateExecution: false
+            })
+          },
+          catch: (cause) => new ConnectError({ cause })
+        }),
+        (connection) => Effect.ignore(Effect.tryPromise(() => connection.close()))
+      )
+    })
+  )

@@ -1,0 +1,184 @@
+// A real Inngest server of its own for a test file: INNGEST_BIN, then `inngest` on PATH, then the npm package's.
+import { NodeHttpServer } from "@effect/platform-node"
+import { Effect, Layer, Redacted, type Scope } from "effect"
+import { HttpRouter } from "effect/http"
+import type { Dispatcher, Job } from "../../src/index.ts"
+import {
+  InngestClient,
+  type InngestClientOptions,
+  InngestDispatcher,
+  InngestWorker
+} from "../../src/inngest.ts"
+import { type ChildProcess, spawn, spawnSync } from "node:child_process"
+import { mkdtempSync, rmSync } from "node:fs"
+import { createServer } from "node:http"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { fileURLToPath } from "node:url"
+import { freePort } from "./Postgres.ts"
+
+const candidates = [
+  process.env["INNGEST_BIN"],
+  "inngest",
+  fileURLToPath(new URL("../../node_modules/.bin/inngest", import.meta.url))
+].filter((bin) => bin !== undefined && bin !== "")
+
+/** The server's program, if there is one. */
+export const bin = candidates.find((bin) => spawnSync(bin, ["version"]).status === 0)
+
+export const skipped =
+  "there is no Inngest server: install one with `npm install --no-save inngest-cli`, or name one in INNGEST_BIN"
+if (bin === undefined) console.warn(`The tests on Inngest are skipped, ${skipped}`)
+
+export interface Server {
+  readonly url: string
+  /** SIGKILL, and the same server again after a pause. */
+  readonly kill: () => Promise<void>
+  readonly start: () => Promise<void>
+  readonly log: () => string
+}
+
+const ok = async (url: string) => {
+  try {
+    return (await fetch(url)).ok
+  } catch {
+    return false
+  }
+}
+
+const until = async (condition: () => Promise<boolean>, what: () => string, timeout = 30_000) => {
+  const end = performance.now() + timeout
+  while (!(await condition())) {
+    if (performance.now() > end) throw new Error(what())
+    await new Promise((resolve) => setTimeout(resolve, 25))
+  }
+}
+
+/** Started when it is built; killed, and its files removed, when the scope closes. */
+export const make = (
+  args: readonly ["dev" | "start", ...ReadonlyArray<string>]
+): Effect.Effect<Server, never, Scope.Scope> =>
+  Effect.gen(function* () {
+    const [port, gateway, gatewayGrpc, executorGrpc] = yield* Effect.all([
+      freePort,
+      freePort,
+      freePort,
+      freePort
+    ])
+    const url = `http://127.0.0.1:${port}`
+    const dir = mkdtempSync(join(tmpdir(), "effect-jobs-inngest-"))
+    const [mode, ...rest] = args
+    let child: ChildProcess | undefined
+    let log = ""
+    const start = async () => {
+      child = spawn(
+        bin ?? "inngest",
+        [
+          mode,
+          "--host",
+          "127.0.0.1",
+          "--port",
+          String(port),
+          "--connect-gateway-port",
+          String(gateway),
+          "--connect-gateway-grpc-port",
+          String(gatewayGrpc),
+          "--connect-executor-grpc-port",
+          String(executorGrpc),
+          "--tick",
+          "50",
+          ...(mode === "dev" ? ["--no-discovery", "--no-poll"] : ["--sqlite-dir", dir]),
+          ...rest
+        ],
+        { cwd: dir, stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, DO_NOT_TRACK: "1" } }
+      )
+      const read = (data: Buffer) => (log = (log + String(data)).slice(-20_000))
+      child.stdout?.on("data", read)
+      child.stderr?.on("data", read)
+      await until(
+        () => ok(`${url}/health`),
+        () => `the Inngest server didn't start:\n${log}`
+      )
+    }
+    const kill = async () => {
+      const running = child
+      if (running === undefined || running.exitCode !== null || running.signalCode !== null) return
+      const ended = new Promise<void>((resolve) => running.once("exit", () => resolve()))
+      running.kill("SIGKILL")
+      await ended
+    }
+    yield* Effect.acquireRelease(Effect.promise(start), () =>
+      Effect.promise(async () => {
+        await kill()
+        rmSync(dir, { recursive: true, force: true })
+      })
+    )
+    return { url, kill, start, log: () => log }
+  })
+
+export const path = "/api/inngest"
+
+/** Tells the server of the app at this address, as a deployment does. */
+export const register = (app: string): Effect.Effect<void> =>
+  Effect.promise(() =>
+    until(
+      async () => {
+        const response = await fetch(app + path, { method: "PUT" })
+        if (response.ok) return true
+        throw new Error(`the app at ${app} wasn't registered: ${response.status} ${await response.text()}`)
+      },
+      () => `the app at ${app} wasn't registered`
+    )
+  )
+
+/** An Effect HTTP server with the worker's route, known to its Inngest server. */
+export const overHttp = <const Jobs extends ReadonlyArray<Job.Any>>(
+  jobs: Jobs,
+  options: InngestWorker.Options = {},
+  app?: number
+): Layer.Layer<never, unknown, Job.HandlerOf<Jobs[number]> | Dispatcher | InngestClient> =>
+  Layer.unwrap(
+    Effect.gen(function* () {
+      const port = app ?? (yield* freePort)
+      const routes = InngestWorker.layer(jobs, { ...options, path })
+      return Layer.provide(
+        Layer.effectDiscard(Effect.suspend(() => register(`http://127.0.0.1:${port}`))),
+        HttpRouter.serve(routes, { disableLogger: true, disableListenLog: true }).pipe(
+          Layer.provideMerge(NodeHttpServer.layer(createServer, { port, host: "127.0.0.1" }))
+        )
+      )
+    })
+  )
+
+let apps = 0
+/** A client of this server, as an app of its own. */
+export const client = (server: Pick<Server, "url">, options: Partial<InngestClientOptions> = {}) =>
+  InngestClient.layer({ id: `app-${++apps}`, isDev: true, baseUrl: server.url, ...options })
+
+/** The keys of a server started with {@link keys}. */
+export const eventKey = Redacted.make("abcdef0123456789")
+export const signingKey = Redacted.make("signkey-test-0123456789abcdef0123456789abcdef")
+export const keys = [
+  "--event-key",
+  "abcdef0123456789",
+  "--signing-key",
+  "0123456789abcdef0123456789abcdef"
+] as const
+
+export interface Run {
+  readonly run_id: string
+  readonly status: string
+  readonly function_id: string
+  readonly output: unknown
+}
+
+/** The runs that the server knows of an event, by its id there (see `internalId`). */
+export const runsOf = (server: Server, event: string, authorized = false): Promise<ReadonlyArray<Run>> =>
+  fetch(`${server.url}/v1/events/${event}/runs`, {
+    headers: authorized ? { authorization: `Bearer ${Redacted.value(signingKey)}` } : {}
+  })
+    .then((response) => response.json())
+    // sound: the answer of this endpoint
+    .then((body) => (body as { readonly data?: ReadonlyArray<Run> }).data ?? [])
+
+export { InngestDispatcher, InngestWorker }

@@ -16,12 +16,14 @@ import * as Schema from "effect/Schema"
 import * as TestClock from "effect/testing/TestClock"
 import * as Activity from "effect/workflow/Activity"
 import * as DurableClock from "effect/workflow/DurableClock"
+import * as DurableDeferred from "effect/workflow/DurableDeferred"
 import * as CronJob from "./CronJob.ts"
 import { Dispatcher, DispatchError } from "./Dispatcher.ts"
 import * as DomainEvent from "./DomainEvent.ts"
 import * as Job from "./Job.ts"
 import * as Listener from "./Listener.ts"
 import * as RetryPolicy from "./RetryPolicy.ts"
+import * as Steps from "./Steps.ts"
 
 /** The dispatcher to prove, and how to wait for it. */
 export interface Engine {
@@ -116,6 +118,8 @@ class Interrupts extends Job.make("conformance.interrupts", {
 }) {}
 class Countdown extends Job.make("conformance.countdown", { payload: { ...key, left: Schema.Int } }) {}
 class Stepwise extends Job.make("conformance.stepwise", { payload: key, retry }) {}
+class Waits extends Job.make("conformance.waits", { payload: key }) {}
+const Answer = DurableDeferred.make("answer", { success: Schema.Date, error: Schema.Never })
 class Happened extends DomainEvent.make("conformance.happened", { payload: key }) {}
 class Unheard extends DomainEvent.make("conformance.unheard", { payload: key }) {}
 class Hears extends Listener.make("conformance.hears", { event: Happened }) {}
@@ -140,11 +144,14 @@ const jobs = [
   Interrupts,
   Countdown,
   Stepwise,
+  Waits,
   Hears,
   HearsLate,
   HearsBadly,
   EveryMinute
 ] as const
+
+const at = new Date(Date.UTC(2026, 0, 2, 3, 4, 5, 678))
 
 /** The handlers of the suite's jobs: they write down what they see. */
 const handlers = (seen: Array<Sighting>) => {
@@ -169,7 +176,6 @@ const handlers = (seen: Array<Sighting>) => {
     })
   const onFailure = ({ key }: { readonly key: string }, cause: Cause.Cause<unknown>) =>
     note("failed", key, cause)
-  const at = new Date(Date.UTC(2026, 0, 2, 3, 4, 5, 678))
   const secondTime = ({ key }: { readonly key: string }) =>
     Effect.flatMap(note("run", key), ({ attempt }) => (attempt < 2 ? Effect.fail("not yet") : Effect.void))
 
@@ -253,6 +259,15 @@ const handlers = (seen: Array<Sighting>) => {
           yield* note("run", key, [first, ...three, tries])
         }),
       { onFailure }
+    ),
+    Waits.toLayer(({ key }) =>
+      Effect.gen(function* () {
+        yield* Effect.acquireRelease(
+          Effect.flatMap(DurableDeferred.token(Answer), (token) => note("acquired", key, token)),
+          () => note("released", key)
+        )
+        yield* note("run", key, yield* DurableDeferred.await(Answer))
+      })
     ),
     Hears.toLayer(({ key }) => note("run", key)),
     HearsLate.toLayer(secondTime),
@@ -564,7 +579,7 @@ export const conformance = (engine: Engine): void => {
           const error = typedError(failed)
           assert.instanceOf(error, Refused)
           assert.strictEqual(error.code, 3)
-          assert.deepStrictEqual(error.at, new Date(Date.UTC(2026, 0, 2, 3, 4, 5, 678)))
+          assert.deepStrictEqual(error.at, at)
           assert.strictEqual(failed?.id, `${key} last`)
           assert.strictEqual(of(AlwaysFails, key).length, 3)
         }),
@@ -753,6 +768,62 @@ export const conformance = (engine: Engine): void => {
             runs.map(({ detail }) => detail),
             [3, 2, 1, 0]
           )
+        }),
+      timeout
+    )
+
+    it.effect(
+      "steps: what has finished isn't done again by a retry, and what was acquired is released",
+      () =>
+        Effect.gen(function* () {
+          const key = yield* freshKey
+          const [run] = yield* during(
+            Stepwise.dispatch({ key }),
+            await_(1, () => of(Stepwise, key))
+          )
+          const steps = of(Stepwise, key, "step")
+          assert.deepStrictEqual(steps.map(({ detail }) => detail).toSorted(), [
+            "first",
+            "parallel 1",
+            "parallel 2",
+            "parallel 3",
+            "third time/1",
+            "third time/2",
+            "third time/3"
+          ])
+          assert.deepStrictEqual(run?.detail, [at, 1, 2, 3, 3])
+          // one second of sleep, and one of the retry's pause
+          assert.isAtLeast(started(run) - started(steps.at(-1)), 2000 - early)
+          assert.deepStrictEqual(of(Stepwise, key, "failed"), [])
+          assert.strictEqual(of(Stepwise, key, "acquired").length, of(Stepwise, key, "released").length)
+        }),
+      timeout
+    )
+
+    it.effect(
+      "steps: a deferred is completed from outside of its run, once",
+      () =>
+        Effect.gen(function* () {
+          const key = yield* freshKey
+          const answer = (value: Date) =>
+            Effect.suspend(() =>
+              DurableDeferred.succeed(Answer, {
+                // sound: the handler notes it
+                token: of(Waits, key, "acquired")[0]?.detail as DurableDeferred.Token,
+                value
+              })
+            ).pipe(Effect.provide(Steps.layer))
+          const [run] = yield* during(
+            Waits.dispatch({ key }),
+            Effect.gen(function* () {
+              yield* await_(1, () => of(Waits, key, "acquired"))
+              yield* answer(at)
+              yield* answer(new Date(0))
+              return yield* await_(1, () => of(Waits, key))
+            })
+          )
+          assert.deepStrictEqual(run?.detail, at)
+          assert.strictEqual(of(Waits, key, "acquired").length, of(Waits, key, "released").length)
         }),
       timeout
     )

@@ -41,8 +41,19 @@ const decodeTick = Schema.decodeUnknownOption(Schema.Struct({ scheduledAt: Schem
 const isRecord = (value: unknown): value is Record<string, Schema.Json> =>
   typeof value === "object" && value !== null && !Array.isArray(value)
 
-/** The event that completes deferreds, and the field of its data that says which one. */
-export const completedEvent = "effect-jobs/deferred.completed"
+/**
+ * The events about deferreds; the `key` in the data of each says which one it is about. A waiting run hears only
+ * what is sent after it began to wait, so a completion is kept by a function of its own, which delivers it when
+ * it is there and again whenever the run says that it waits, until the run says that it has it.
+ */
+export const deferredEvents = {
+  completed: "effect-jobs/deferred.completed",
+  delivered: "effect-jobs/deferred.delivered",
+  heard: "effect-jobs/deferred.heard"
+} as const
+
+/** Matches the events of one deferred; keys need no quoting. */
+export const aboutDeferred = (key: string): string => `async.data.key == '${key}'`
 
 /** One deferred of one run as a word that needs no quotes in an expression. */
 export const deferredKey = async (run: { readonly name: string; readonly id: string }, deferred: string) => {
@@ -65,7 +76,7 @@ export const fromRequest = async (
   if (kind === "completion") {
     const completion = Steps.completionOf(message)
     const key = await deferredKey({ name, id }, completion?.deferred ?? "")
-    return { name: prefix + completedEvent, id: key, data: { key, job: name, id, ...completion } }
+    return { name: prefix + deferredEvents.completed, id: key, data: { key, job: name, id, ...completion } }
   }
   const meta = { dispatchedAt, ...(trace === undefined ? undefined : { trace }) }
   return {

@@ -16,6 +16,10 @@ import type { InngestRequest } from "./InngestRequest.ts"
 export interface StepTools {
   readonly run: (id: string, body: () => Promise<unknown>) => Promise<unknown>
   readonly sleep: (id: string, millis: number) => Promise<void>
+  readonly sendEvent: (
+    id: string,
+    event: { readonly name: string; readonly data: Record<string, unknown> }
+  ) => Promise<unknown>
   readonly waitForEvent: (
     id: string,
     options: { readonly event: string; readonly timeout: string; readonly if: string }
@@ -25,7 +29,50 @@ export interface StepTools {
 /** As long as Inngest lets a run wait (366 days); then the run waits once more. */
 const waitTimeout = "365d"
 
-const decodeEvent = Schema.decodeUnknownOption(Schema.Struct({ data: Schema.Struct({ exit: Schema.Json }) }))
+/** How long a completion is kept for a run that doesn't wait for it yet. */
+const keepTimeout = "30d"
+
+const decodeDelivered = Schema.decodeUnknownOption(
+  Schema.Struct({ data: Schema.Struct({ exit: Schema.Json }) })
+)
+const decodeHeard = Schema.decodeUnknownOption(
+  Schema.Struct({ data: Schema.Struct({ received: Schema.Boolean }) })
+)
+const decodeCompleted = Schema.decodeUnknownOption(
+  Schema.Struct({ key: Schema.String, job: Schema.String, exit: Schema.Json })
+)
+
+/**
+ * Keeps a completion until the run that waits for it has it: the body of a function that the event of a
+ * completion starts. The first completion counts, for that event's id is the deferred's.
+ */
+export const deliver = async (options: {
+  readonly data: unknown
+  readonly tools: StepTools
+  readonly eventPrefix: string
+  /** Whether this worker runs the job of this name. */
+  readonly runs: (job: string) => boolean
+}): Promise<void> => {
+  const { data, eventPrefix, runs, tools } = options
+  const completed = Option.getOrUndefined(decodeCompleted(data))
+  if (completed === undefined || !runs(completed.job)) return
+  const { exit, key } = completed
+  for (let time = 1; ; time++) {
+    const [heard] = await Promise.all([
+      tools.waitForEvent(`heard ${time}`, {
+        event: eventPrefix + InngestEvent.deferredEvents.heard,
+        timeout: keepTimeout,
+        if: InngestEvent.aboutDeferred(key)
+      }),
+      tools.sendEvent(`deliver ${time}`, {
+        name: eventPrefix + InngestEvent.deferredEvents.delivered,
+        data: { key, exit }
+      })
+    ])
+    const answer = Option.getOrUndefined(decodeHeard(heard))
+    if (answer === undefined || answer.data.received) return
+  }
+}
 
 export const make = (options: {
   readonly request: InngestRequest
@@ -72,23 +119,32 @@ export const make = (options: {
       )
     })
 
-  const pending = <A>(promise: () => Promise<A>): Effect.Effect<A> => Effect.promise(promise)
-
-  const waitFrom = (deferred: string, key: string, time: number): Effect.Effect<Schema.Json> =>
-    Effect.flatMap(
-      pending(() =>
-        tools.waitForEvent(time === 1 ? `wait ${deferred}` : `wait ${deferred} (${time})`, {
-          event: eventPrefix + InngestEvent.completedEvent,
-          timeout: waitTimeout,
-          if: `async.data.key == '${key}'`
-        })
-      ),
-      (event) =>
-        Option.match(decodeEvent(event), {
-          onNone: () => waitFrom(deferred, key, time + 1),
-          onSome: ({ data }) => Effect.succeed(data.exit)
-        })
+  const waitFrom = (deferred: string, key: string, time: number): Effect.Effect<Schema.Json> => {
+    const step = time === 1 ? `deferred ${deferred}` : `deferred ${deferred} (${time})`
+    const say = (received: boolean) => ({
+      name: eventPrefix + InngestEvent.deferredEvents.heard,
+      data: { key, received }
+    })
+    return Effect.flatMap(
+      Effect.promise(async () => {
+        const [event] = await Promise.all([
+          tools.waitForEvent(step, {
+            event: eventPrefix + InngestEvent.deferredEvents.delivered,
+            timeout: waitTimeout,
+            if: InngestEvent.aboutDeferred(key)
+          }),
+          tools.sendEvent(`${step}: waits`, say(false))
+        ])
+        const delivered = decodeDelivered(event)
+        if (Option.isSome(delivered)) await tools.sendEvent(`${step}: received`, say(true))
+        return delivered
+      }),
+      Option.match({
+        onNone: () => waitFrom(deferred, key, time + 1),
+        onSome: ({ data }) => Effect.succeed(data.exit)
+      })
     )
+  }
 
   const completion = (deferred: string) => {
     let found = completions.get(deferred)
@@ -104,7 +160,7 @@ export const make = (options: {
       Duration.isZero(duration)
         ? Effect.void
         : // a sleep there has whole seconds
-          pending(() => tools.sleep(id, Math.ceil(Duration.toSeconds(duration)) * 1_000)),
+          Effect.promise(() => tools.sleep(id, Math.ceil(Duration.toSeconds(duration)) * 1_000)),
     wait: (deferred) =>
       Effect.suspend(() => {
         const done = completion(deferred)

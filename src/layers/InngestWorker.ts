@@ -24,7 +24,7 @@ import { type FailedReason, JobFailed, makeRunner, type Runner } from "../Attemp
 import { DefinitionError } from "../DefinitionError.ts"
 import { Dispatcher, type JobMessage } from "../Dispatcher.ts"
 import type * as Job from "../Job.ts"
-import { checkedDelay } from "../RetryPolicy.ts"
+import { checkedDelay, delayAfter } from "../RetryPolicy.ts"
 import { logJobFailed, type OnError } from "./InProcess.ts"
 import { InngestClient } from "./InngestClient.ts"
 import * as InngestEvent from "./InngestEvent.ts"
@@ -71,17 +71,39 @@ export class WorkerLost extends Schema.TaggedError<WorkerLost>()("WorkerLost", {
 /** Neither SDK nor server refuse more than 20 retries: they quietly make it 20. */
 const maxAttempts = 21
 
-const checkedAttempts = (job: Job.Any): void => {
-  if (job.retry.attempts <= maxAttempts) return
-  throw new DefinitionError({
-    message: `"${job.jobName}" can't have ${job.retry.attempts} attempts on Inngest: it has at most ${maxAttempts} (20 retries).`
-  })
+/** The server quietly makes a retry's delay at most this (`MaxRetryDuration`, pkg/consts/consts.go). */
+const maxDelay = Duration.hours(24)
+
+/** And at least a second, cut down to where the second began: what is due later than that comes when it says. */
+const minDelay = Duration.millis(1_250)
+
+const checkedRetry = ({ jobName, retry }: Job.Any): void => {
+  const { attempts } = retry
+  if (attempts > maxAttempts) {
+    throw new DefinitionError({
+      message: `"${jobName}" can't have ${attempts} attempts on Inngest: it has at most ${maxAttempts} (20 retries).`
+    })
+  }
+  if (retry.backoff === undefined) return
+  for (let attempt = 1; attempt < attempts; attempt++) {
+    const delay = delayAfter(retry, attempt)
+    if (Duration.isGreaterThan(delay, maxDelay)) {
+      throw new DefinitionError({
+        message: `"${jobName}" can't wait for ${Duration.format(delay)} after attempt ${attempt} on Inngest: a retry comes after ${Duration.format(maxDelay)} at most.`
+      })
+    }
+  }
 }
 
+/** A time, and not a number of seconds, which the server would count from where the present second began. */
+const retryAt = (now: number, delay: Duration.Duration): Date =>
+  new Date(now + (Duration.isZero(delay) ? 0 : Duration.toMillis(Duration.max(delay, minDelay))))
+
 /**
- * The plain Inngest functions of a list of jobs, for one's own `serve`: they run with the services of this
- * effect's environment, until its scope closes. More than 21 attempts, or two jobs of one name: it dies with a
- * `DefinitionError`.
+ * The plain Inngest functions of a list of jobs, for one's own `serve`, and one that delivers the completions of
+ * their deferreds. They run with the services of this
+ * effect's environment, until its scope closes. What can't be (two jobs of one name, more than 21 attempts) dies
+ * with a `DefinitionError`.
  */
 export const functions = <const Jobs extends ReadonlyArray<Job.Any>>(
   jobs: Jobs,
@@ -97,7 +119,7 @@ export const functions = <const Jobs extends ReadonlyArray<Job.Any>>(
       "The drainTimeout of InngestWorker"
     )
     const runner = yield* makeRunner(jobs)
-    for (const job of jobs) checkedAttempts(job)
+    for (const job of jobs) checkedRetry(job)
     const { client, eventPrefix } = yield* InngestClient
     const dispatcher = yield* Dispatcher
     const fibers = yield* FiberSet.make<unknown, unknown>()
@@ -118,14 +140,28 @@ export const functions = <const Jobs extends ReadonlyArray<Job.Any>>(
       onError: options.onError ?? logJobFailed,
       fork
     }
-    return jobs.map((job) => {
+    // sound: the SDK infers types of events from its options, and here every job has its own schemas
+    const create = client.createFunction as unknown as (
+      options: Record<string, unknown>,
+      handler: (context: RunContext) => Promise<unknown>
+    ) => InngestFunction.Any
+    const deferreds = create(
+      {
+        id: "effect-jobs.deferreds",
+        triggers: [{ event: eventPrefix + InngestEvent.deferredEvents.completed }],
+        retries: 20
+      },
+      ({ event, step }) =>
+        InngestSteps.deliver({
+          data: event.data,
+          tools: step,
+          eventPrefix,
+          runs: (name) => runner.get(name) !== undefined
+        })
+    )
+    const own = jobs.map((job) => {
       const own = Context.getOption(job.annotations as Context.Context<FunctionOptions>, FunctionOptions)
       const { middleware = [], ...given } = Option.getOrElse(own, (): FunctionOptions["Service"] => ({}))
-      // sound: the SDK infers types of events from these options, and here every job has its own schemas
-      const create = client.createFunction as unknown as (
-        options: Record<string, unknown>,
-        handler: (context: RunContext) => Promise<unknown>
-      ) => InngestFunction.Any
       return create(
         {
           ...given,
@@ -138,6 +174,7 @@ export const functions = <const Jobs extends ReadonlyArray<Job.Any>>(
         (context) => attempt(self, job, context)
       )
     })
+    return [...own, deferreds]
   })
 
 const trigger = (job: Job.Any, prefix: string) => {
@@ -186,13 +223,15 @@ const attempt = (self: Worker, job: Job.Any, context: RunContext): Promise<unkno
               return Effect.succeed(outcome.encoded)
             case "Retry":
               return Effect.flatMap(failureOf(self, message, attempt, undefined, outcome.cause), (failure) =>
-                Effect.fail(
-                  outcome.stated
-                    ? dressed(
-                        failure,
-                        new RetryAfterError(failure.message, Duration.toMillis(outcome.delay), failure)
-                      )
-                    : dressed(failure, new Error(failure.message, failure))
+                Effect.flatMap(Clock.currentTimeMillis, (now) =>
+                  Effect.fail(
+                    dressed(
+                      failure,
+                      outcome.stated
+                        ? new RetryAfterError(failure.message, retryAt(now, outcome.delay), failure)
+                        : new Error(failure.message, failure)
+                    )
+                  )
                 )
               )
             case "Failed":
@@ -313,8 +352,10 @@ const webHandler = <const Jobs extends ReadonlyArray<Job.Any>>(
  * `Dispatcher` of its surroundings, and run on services that are built once.
  *
  * - At least once: a run whose worker dies is started again by the server, as a new attempt.
- * - `attempts` become Inngest's `retries`; a stated backoff gives the server its delays, in whole seconds,
- *   rounded up; without one the backoff is Inngest's own. More than 21 attempts die when the layer is built.
+ * - `attempts` become Inngest's `retries`, and a stated backoff gives the server its delays, to the millisecond
+ *   by this machine's clock; one under 1.25 seconds becomes that. Without one the backoff is Inngest's own. More
+ *   than 21 attempts, or a delay of more than 24 hours, die when the layer is built; a longer one that an error
+ *   names (`retryAfter`) is cut to 24 hours by the server.
  * - What is not to be retried stops at once. `onFailure` and `onError` run in Inngest's failure function.
  * - Requests that Inngest hasn't signed are refused, unless the client is in dev mode.
  * - Durable steps are steps of Inngest's; `timeout` limits each request of an attempt between two of them.

@@ -12,8 +12,6 @@ const on = (
   conformance({
     name,
     clock: "live",
-    // a retry's delay is in whole seconds there, and is counted from within the second
-    early: "600 millis",
     cron: true,
     layer: <const Jobs extends ReadonlyArray<Job.Any>>(jobs: Jobs) =>
       Layer.unwrap(

@@ -21,7 +21,7 @@ const candidates = [
   process.env["INNGEST_BIN"],
   "inngest",
   fileURLToPath(new URL("../../node_modules/.bin/inngest", import.meta.url))
-].filter((bin) => bin !== undefined && bin !== "")
+].filter((bin): bin is string => bin !== undefined && bin !== "")
 
 /** The server's program, if there is one. */
 export const bin = candidates.find((bin) => spawnSync(bin, ["version"]).status === 0)
@@ -140,7 +140,12 @@ export const overHttp = <const Jobs extends ReadonlyArray<Job.Any>>(
   Layer.unwrap(
     Effect.gen(function* () {
       const port = app ?? (yield* freePort)
-      const routes = InngestWorker.layer(jobs, { ...options, path })
+      // sound: what the compiler can't compute for a list of jobs that is a type parameter
+      const routes = InngestWorker.layer(jobs, { ...options, path }) as Layer.Layer<
+        never,
+        never,
+        HttpRouter.HttpRouter
+      >
       return Layer.provide(
         Layer.effectDiscard(Effect.suspend(() => register(`http://127.0.0.1:${port}`))),
         HttpRouter.serve(routes, { disableLogger: true, disableListenLog: true }).pipe(

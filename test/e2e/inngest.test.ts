@@ -1,0 +1,418 @@
+// Inngest's own: what the conformance suite doesn't ask, on a real server.
+import { assert, describe, it } from "@effect/vitest"
+import { Clock, Effect, Layer, Redacted, Schema } from "effect"
+import { DispatchError, Job, RetryPolicy } from "effect-jobs"
+import { InngestClient, InngestDispatcher, InngestWorker } from "effect-jobs/inngest"
+import { spawn } from "node:child_process"
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { tmpdir } from "node:os"
+import { join } from "node:path"
+import { fileURLToPath } from "node:url"
+import { eventually } from "../support/eventually.ts"
+import * as Inngest from "../support/Inngest.ts"
+import * as Child from "../support/inngestChild.ts"
+import { freePort } from "../support/Postgres.ts"
+import * as Redis from "../support/Redis.ts"
+
+class Refused extends Schema.TaggedError<Refused>()("Refused", { code: Schema.Int, at: Schema.Date }) {}
+
+class Delays extends Job.make("inngest.delays", {
+  payload: { n: Schema.Int },
+  retry: RetryPolicy.exponential({ attempts: 4, initialDelay: "1 second" })
+}) {}
+class Strict extends Job.make("inngest.strict", {
+  payload: { email: Schema.String, tags: Schema.Array(Schema.Int) },
+  success: Schema.Struct({ at: Schema.Date }),
+  error: Refused,
+  retry: RetryPolicy.fixed<Refused>({ attempts: 5, delay: "1 second", while: () => false })
+}) {}
+class Big extends Job.make("inngest.big", { payload: { text: Schema.String } }) {}
+
+const handlers = (seen: Array<readonly [string, unknown, number]>) => {
+  const note = (what: string, payload: unknown) =>
+    Effect.map(Clock.currentTimeMillis, (now) => void seen.push([what, payload, now]))
+  return Layer.mergeAll(
+    Delays.toLayer((payload) => Effect.andThen(note("delays", payload), Effect.fail("always"))),
+    Strict.toLayer((payload) =>
+      Effect.andThen(
+        note("strict", payload),
+        payload.email === "refused"
+          ? Effect.fail(new Refused({ code: 42, at: new Date(0) }))
+          : Effect.succeed({ at: new Date(0) })
+      )
+    ),
+    Big.toLayer((payload) => note("big", payload.text.length))
+  )
+}
+
+const jobs = [Delays, Strict, Big] as const
+
+/** An app of its own on this server, and what its handlers saw. */
+const app = (server: Inngest.Server, client: Layer.Layer<InngestClient> = Inngest.client(server)) =>
+  Effect.gen(function* () {
+    const seen: Array<readonly [string, unknown, number]> = []
+    const context = yield* Layer.build(
+      Inngest.overHttp(jobs, { onError: () => Effect.void }).pipe(
+        Layer.provide(handlers(seen)),
+        Layer.provideMerge(InngestDispatcher.layer),
+        Layer.provideMerge(client)
+      )
+    )
+    return { seen, context }
+  })
+
+const journalOf = (file: string) =>
+  readFileSync(file, "utf8")
+    .split("\n")
+    .filter((line) => line !== "")
+
+/** Asks until the check no longer throws. */
+const holds = <A>(check: () => A | Promise<A>, patience: number) =>
+  Effect.map(
+    eventually(
+      Effect.promise(async () => {
+        try {
+          return { holds: true, value: await check() } as const
+        } catch (error) {
+          return { holds: false, value: String(error) } as const
+        }
+      }),
+      (answer) => answer.holds,
+      patience,
+      25
+    ),
+    // sound: that it holds is what was waited for
+    ({ value }) => value as A
+  )
+
+const tempDir = Effect.acquireRelease(
+  Effect.sync(() => mkdtempSync(join(tmpdir(), "effect-jobs-"))),
+  (dir) => Effect.sync(() => rmSync(dir, { recursive: true, force: true }))
+)
+
+/** A worker process that is ready. */
+const startChild = (told: Child.Told) =>
+  Effect.acquireRelease(
+    Effect.promise(async () => {
+      const child = spawn(
+        process.execPath,
+        [fileURLToPath(new URL("../support/inngestChild.ts", import.meta.url)), JSON.stringify(told)],
+        { stdio: ["ignore", "pipe", "inherit"], env: { ...process.env, NODE_NO_WARNINGS: "1" } }
+      )
+      await new Promise<void>((resolve, reject) => {
+        child.stdout.once("data", () => resolve())
+        child.once("exit", (code) => reject(new Error(`the worker ended with ${code}`)))
+      })
+      const ended = new Promise<void>((resolve) => child.once("exit", () => resolve()))
+      return {
+        kill: async () => {
+          child.kill("SIGKILL")
+          await ended
+        }
+      }
+    }),
+    (child) => Effect.promise(() => child.kill())
+  )
+
+describe.skipIf(Inngest.bin === undefined)("Inngest", { concurrent: true }, () => {
+  it.live(
+    "a policy's delays of 1, 2, 4 s are the server's",
+    () =>
+      Effect.gen(function* () {
+        const server = yield* Inngest.make(["dev"])
+        const { context, seen } = yield* app(server)
+        yield* Effect.provideContext(Delays.dispatch({ n: 1 }), context)
+        yield* holds(() => assert.strictEqual(seen.length, 4), 30_000)
+        const times = seen.map(([, , time]) => time)
+        const apart = times.slice(1).map((time, index) => time - (times[index] ?? 0))
+        console.log(`attempts were ${apart.join(", ")} ms apart`)
+        for (const [index, delay] of [1000, 2000, 4000].entries()) {
+          assert.isAtLeast(apart[index] ?? 0, delay)
+          assert.isAtMost(apart[index] ?? 0, delay + 500)
+        }
+      }),
+    60_000
+  )
+
+  it.live(
+    "a hand-made event that doesn't decode never reaches the handler, isn't retried, and its run says why",
+    () =>
+      Effect.gen(function* () {
+        const server = yield* Inngest.make(["dev"])
+        const { seen } = yield* app(server)
+        const send = (data: unknown) =>
+          Effect.promise(async () => {
+            const response = await fetch(`${server.url}/e/key`, {
+              method: "POST",
+              headers: { "content-type": "application/json" },
+              body: JSON.stringify({ name: Strict.jobName, data })
+            })
+            // sound: the answer of this endpoint
+            const { ids = [] } = (await response.json()) as { readonly ids?: ReadonlyArray<string> }
+            return { status: response.status, id: ids[0] ?? "" }
+          })
+        const outputs: Array<string> = []
+        for (const data of [{ email: 7, tags: [] }, { email: "a", tags: [1, "2"] }, { tags: [] }, {}]) {
+          const { id } = yield* send(data)
+          const run = yield* holds(async () => {
+            const [run] = await Inngest.runsOf(server, id)
+            assert.strictEqual(run?.status, "Failed")
+            return run
+          }, 20_000)
+          outputs.push(JSON.stringify(run?.output))
+        }
+        assert.match(outputs[0] ?? "", /invalid payload.*at \\"email\\"/)
+        assert.match(outputs[1] ?? "", /at \\"tags\[1\]\\"/)
+        assert.match(outputs[2] ?? "", /at \\"email\\"/)
+        // data that isn't an object
+        for (const data of ["text", [1, 2], 7, null]) {
+          const { id, status } = yield* send(data)
+          console.log(`data ${JSON.stringify(data)}: status ${status}`)
+          if (status !== 200 || id === "") continue
+          const run = yield* holds(async () => {
+            const [run] = await Inngest.runsOf(server, id)
+            assert.strictEqual(run?.status, "Failed")
+            return run
+          }, 20_000)
+          assert.match(JSON.stringify(run?.output), /invalid payload/)
+        }
+        assert.deepStrictEqual(seen, [])
+        // and a good one, by hand
+        const { id } = yield* send({ email: "a", tags: [1] })
+        const run = yield* holds(async () => {
+          const [run] = await Inngest.runsOf(server, id)
+          assert.strictEqual(run?.status, "Completed")
+          return run
+        }, 20_000)
+        assert.deepStrictEqual(run?.output, { at: "1970-01-01T00:00:00.000Z" })
+        assert.strictEqual(seen.length, 1)
+      }),
+    90_000
+  )
+
+  it.live(
+    "a typed error keeps its fields on the server",
+    () =>
+      Effect.gen(function* () {
+        const server = yield* Inngest.make(["dev"])
+        const { context, seen } = yield* app(server)
+        const { client } = yield* Effect.provideContext(InngestClient, context)
+        const { ids } = yield* Effect.promise(() =>
+          client.send({ name: Strict.jobName, data: { email: "refused", tags: [] } })
+        )
+        const run = yield* holds(async () => {
+          const [run] = await Inngest.runsOf(server, ids[0] ?? "")
+          assert.strictEqual(run?.status, "Failed")
+          return run
+        }, 20_000)
+        assert.include(
+          JSON.stringify(run?.output),
+          JSON.stringify({ _tag: "Refused", code: 42, at: "1970-01-01T00:00:00.000Z" })
+        )
+        assert.strictEqual(seen.length, 1)
+      }),
+    60_000
+  )
+
+  it.live(
+    "keys: an unsigned request is refused and runs nothing, a wrong event key is Rejected",
+    () =>
+      Effect.gen(function* () {
+        const server = yield* Inngest.make(["start", ...Inngest.keys])
+        const signed = Inngest.client(server, {
+          isDev: false,
+          eventKey: Inngest.eventKey,
+          signingKey: Inngest.signingKey
+        })
+        const { context, seen } = yield* app(server, signed)
+        yield* Effect.provideContext(Strict.dispatch({ email: "a", tags: [] }), context)
+        yield* holds(() => assert.strictEqual(seen.length, 1), 20_000)
+
+        const { handler, dispose } = InngestWorker.toWebHandler(
+          jobs,
+          Layer.mergeAll(handlers(seen), InngestDispatcher.layer).pipe(Layer.provideMerge(signed))
+        )
+        const response = yield* Effect.promise(() =>
+          handler(
+            new Request(`http://127.0.0.1/api/inngest?fnId=x-${Strict.jobName}&stepId=step`, {
+              method: "POST",
+              body: JSON.stringify({ event: { name: Strict.jobName, data: { email: "b", tags: [] } } })
+            })
+          )
+        )
+        assert.strictEqual(response.status, 401)
+        yield* Effect.promise(dispose)
+        assert.strictEqual(seen.length, 1)
+
+        const wrong = InngestDispatcher.layer.pipe(
+          Layer.provide(
+            Inngest.client(server, {
+              isDev: false,
+              eventKey: Redacted.make("not-the-key"),
+              signingKey: Inngest.signingKey
+            })
+          )
+        )
+        const error = yield* Effect.flip(
+          Strict.dispatch({ email: "a", tags: [] }).pipe(Effect.provide(wrong))
+        )
+        assert.instanceOf(error, DispatchError)
+        assert(error.reason._tag === "Rejected")
+        assert.strictEqual(error.reason.status, 401)
+        assert.notInclude(error.message, "not-the-key")
+      }),
+    60_000
+  )
+
+  it.live(
+    "the server is down: Unavailable within 5 s",
+    () =>
+      Effect.gen(function* () {
+        const port = yield* freePort
+        const start = yield* Clock.currentTimeMillis
+        const error = yield* Effect.flip(
+          Strict.dispatch({ email: "a", tags: [] }).pipe(
+            Effect.provide(InngestDispatcher.layer),
+            Effect.provide(Inngest.client({ url: `http://127.0.0.1:${port}` }))
+          )
+        )
+        const took = (yield* Clock.currentTimeMillis) - start
+        console.log(`Unavailable after ${took} ms: ${error.message}`)
+        assert.strictEqual(error.reason._tag, "Unavailable")
+        assert.isTrue(error.isRetryable)
+        assert.isBelow(took, 5_000)
+      }),
+    20_000
+  )
+
+  it.live(
+    "limits: a payload over 3 MiB is refused before it is sent, and a batch is as few requests as they allow",
+    () =>
+      Effect.gen(function* () {
+        const server = yield* Inngest.make(["dev"])
+        let requests = 0
+        const { context, seen } = yield* app(
+          server,
+          Inngest.client(server, {
+            fetch: (...args) => {
+              const [url] = args
+              if (typeof url === "string" && url.includes("/e/")) requests++
+              return fetch(...args)
+            }
+          })
+        )
+        const run = Effect.provideContext(
+          Effect.gen(function* () {
+            const error = yield* Effect.flip(Big.dispatch({ text: "x".repeat(3 * 1024 * 1024) }))
+            assert(error.reason._tag === "PayloadTooLarge")
+            assert.strictEqual(error.reason.limit, 3 * 1024 * 1024)
+            assert.isAbove(error.reason.size, 3 * 1024 * 1024)
+            assert.strictEqual(requests, 0)
+            // the largest that is let through is taken
+            yield* Big.dispatch({ text: "x".repeat(3 * 1024 * 1024 - 400) })
+            assert.strictEqual(requests, 1)
+            yield* Big.dispatchAll(Array.from({ length: 1_000 }, () => ({ text: "x" })))
+            assert.strictEqual(requests, 2)
+            // together more than 3 MiB
+            yield* Big.dispatchAll(Array.from({ length: 7 }, () => ({ text: "x".repeat(1024 * 1024 - 400) })))
+            assert.strictEqual(requests, 5)
+          }),
+          context
+        )
+        yield* run
+        yield* holds(() => assert.strictEqual(seen.length, 1_008), 60_000)
+      }),
+    120_000
+  )
+
+  for (const transport of ["http", "connect"] as const) {
+    it.live(
+      `${transport}: the worker is killed in a run, and in its only attempt`,
+      () =>
+        Effect.gen(function* () {
+          const server = yield* Inngest.make(["dev"])
+          const dir = yield* tempDir
+          const journal = join(dir, "journal")
+          writeFileSync(journal, "")
+          const told: Child.Told = { transport, server: server.url, port: yield* freePort, journal }
+          const first = yield* startChild(told)
+          const start = yield* Clock.currentTimeMillis
+          yield* Effect.all([
+            Child.Work.dispatch({ n: 1, ms: 60_000 }),
+            Child.Only.dispatch({ n: 2, ms: 60_000 })
+          ]).pipe(
+            Effect.provide(InngestDispatcher.layer),
+            Effect.provide(Inngest.client(server, { id: "faults" }))
+          )
+          yield* holds(() => assert.strictEqual(journalOf(journal).length, 2), 20_000)
+          yield* Effect.promise(first.kill)
+          yield* startChild(told)
+          yield* holds(() => assert.include(journalOf(journal).join("\n"), "ended fault.work 1"), 180_000)
+          const again = (yield* Clock.currentTimeMillis) - start
+          yield* holds(() => assert.include(journalOf(journal).join("\n"), "failed fault.only 2"), 180_000)
+          const lines = journalOf(journal)
+          console.log(`${transport}: ran again after ${again} ms: ${lines.join(", ")}`)
+          const attempts = lines
+            .filter((line) => line.startsWith("began fault.work"))
+            .map((line) => Number(line.split(" ")[3]))
+          // once each, from 1
+          assert.deepStrictEqual(
+            attempts,
+            attempts.map((_, index) => index + 1)
+          )
+          assert.strictEqual(attempts.length, 2)
+          assert.strictEqual(lines.filter((line) => line.startsWith("began fault.only")).length, 1)
+          assert.strictEqual(lines.filter((line) => line.startsWith("failed fault.only")).length, 1)
+        }),
+      240_000
+    )
+  }
+
+  it.live.skipIf(!Redis.hasRedis)(
+    "the server is killed and started again: no accepted job is lost, also not a delayed one",
+    () =>
+      Effect.gen(function* () {
+        const redis = yield* Redis.make
+        const server = yield* Inngest.make([
+          "start",
+          ...Inngest.keys,
+          "--redis-uri",
+          `redis://127.0.0.1:${redis.port}`
+        ])
+        const { context, seen } = yield* app(
+          server,
+          Inngest.client(server, {
+            isDev: false,
+            eventKey: Inngest.eventKey,
+            signingKey: Inngest.signingKey
+          })
+        )
+        yield* Effect.provideContext(
+          Effect.gen(function* () {
+            yield* Big.dispatchAll(Array.from({ length: 50 }, () => ({ text: "now" })))
+            yield* Big.dispatchAll(
+              Array.from({ length: 20 }, () => ({ text: "later" })),
+              { delay: "10 seconds" }
+            )
+          }),
+          context
+        )
+        yield* Effect.promise(server.kill)
+        const before = seen.length
+        yield* Effect.sleep("2 seconds")
+        yield* Effect.promise(server.start)
+        yield* holds(() => assert.isAtLeast(seen.length, 70), 120_000)
+        yield* Effect.sleep("3 seconds")
+        console.log(`${before} had run when the server was killed, ${seen.length} runs of 70 jobs in the end`)
+        assert.strictEqual(seen.filter(([, length]) => length === "later".length).length, 20)
+        assert.isAtLeast(seen.filter(([, length]) => length === "now".length).length, 50)
+      }),
+    240_000
+  )
+})
+
+if (Inngest.bin === undefined) {
+  describe("Inngest", () => {
+    it.skip(Inngest.skipped, () => {})
+  })
+}

@@ -83,17 +83,20 @@ const sized = (request: Request, prefix: string): Effect.Effect<Sized, DispatchE
       )
     )
   }
-  return Effect.flatMap(
-    Effect.promise(() => InngestEvent.fromRequest(request, prefix)),
-    (event) => {
-      const size = utf8.encode(JSON.stringify(event)).length
-      return size > maxEventSize
-        ? Effect.fail(
-            DispatchError.of(new PayloadTooLarge({ job, engine: "Inngest", size, limit: maxEventSize }))
-          )
-        : Effect.succeed({ job, event, size })
-    }
-  )
+  const checked = (event: InngestEvent.OutgoingEvent): Effect.Effect<Sized, DispatchError> => {
+    const size = utf8.encode(JSON.stringify(event)).length
+    return size > maxEventSize
+      ? Effect.fail(
+          DispatchError.of(new PayloadTooLarge({ job, engine: "Inngest", size, limit: maxEventSize }))
+        )
+      : Effect.succeed({ job, event, size })
+  }
+  return request.kind === "completion"
+    ? Effect.flatMap(
+        Effect.promise(() => InngestEvent.fromCompletion(request, prefix)),
+        checked
+      )
+    : checked(InngestEvent.fromRequest(request, prefix))
 }
 
 /** As few as the limits allow, in order. */

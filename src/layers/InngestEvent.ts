@@ -68,16 +68,11 @@ export const stepKey = async (id: string) =>
 const hex = (buffer: ArrayBuffer): string =>
   Array.from(new Uint8Array(buffer), (byte) => byte.toString(16).padStart(2, "0")).join("")
 
-export const fromRequest = async (
-  { kind, message, notBefore }: Request,
+/** The event of a job's or an event's message. */
+export const fromRequest = (
+  { message: { dispatchedAt, id, name, payload, trace }, notBefore }: Request,
   prefix: string
-): Promise<OutgoingEvent> => {
-  const { dispatchedAt, id, name, payload, trace } = message
-  if (kind === "completion") {
-    const completion = Steps.completionOf(message)
-    const key = await deferredKey({ name, id }, completion?.deferred ?? "")
-    return { name: prefix + deferredEvents.completed, id: key, data: { key, job: name, id, ...completion } }
-  }
+): OutgoingEvent => {
   const meta = { dispatchedAt, ...(trace === undefined ? undefined : { trace }) }
   return {
     name: prefix + name,
@@ -85,6 +80,14 @@ export const fromRequest = async (
     data: isRecord(payload) ? { ...payload, [reservedKey]: meta } : { [reservedKey]: { ...meta, payload } },
     ...(notBefore === undefined ? undefined : { ts: notBefore })
   }
+}
+
+/** The event of a completion. */
+export const fromCompletion = async ({ message }: Request, prefix: string): Promise<OutgoingEvent> => {
+  const completion = Steps.completionOf(message)
+  const { id, name } = message
+  const key = await deferredKey({ name, id }, completion?.deferred ?? "")
+  return { name: prefix + deferredEvents.completed, id: key, data: { key, job: name, id, ...completion } }
 }
 
 /** The message that an event is for this job. An event that nobody dispatched has been dispatched when it came. */

@@ -33,7 +33,13 @@ export class InngestRequest {
       fiber.addObserver((exit) => {
         this.fibers.delete(fiber)
         if (Exit.isSuccess(exit)) resolve(exit.value)
-        else if (!this.answered) reject(Cause.squash(exit.cause))
+        else if (!this.answered) {
+          reject(
+            Cause.hasInterruptsOnly(exit.cause)
+              ? new Error("The worker was closed while this ran: it is run again.")
+              : Cause.squash(exit.cause)
+          )
+        }
       })
     })
 

@@ -394,11 +394,9 @@ export const toWebHandler = <const Jobs extends ReadonlyArray<Job.Any>, E>(
     "effect-jobs/InngestWorker/Handler"
   ) {}
   const runtime = ManagedRuntime.make(Layer.provide(Layer.effect(Handler, webHandler(jobs, options)), layer))
+  let built: Promise<Handler["Service"]> | undefined
   return {
-    handler: async (request) => {
-      const handler = await runtime.runPromise(Effect.service(Handler))
-      return handler(request)
-    },
+    handler: async (request) => (await (built ??= runtime.runPromise(Effect.service(Handler))))(request),
     dispose: () => runtime.dispose()
   }
 }

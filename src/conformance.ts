@@ -816,7 +816,9 @@ export const conformance = (engine: Engine): void => {
           const [run] = yield* during(
             Waits.dispatch({ key }),
             Effect.gen(function* () {
-              yield* await_(1, () => of(Waits, key, "acquired"))
+              // an engine that runs a handler again from its start shows it more than once
+              while (of(Waits, key, "acquired").length === 0) yield* pass(step)
+              yield* pass(Duration.seconds(1))
               yield* answer(at)
               yield* answer(new Date(0))
               return yield* await_(1, () => of(Waits, key))

@@ -59,18 +59,13 @@ export const make = (
   args: readonly ["dev" | "start", ...ReadonlyArray<string>]
 ): Effect.Effect<Server, never, Scope.Scope> =>
   Effect.gen(function* () {
-    const [port, gateway, gatewayGrpc, executorGrpc] = yield* Effect.all([
-      freePort,
-      freePort,
-      freePort,
-      freePort
-    ])
-    const url = `http://127.0.0.1:${port}`
     const dir = mkdtempSync(join(tmpdir(), "effect-jobs-inngest-"))
     const [mode, ...rest] = args
     let child: ChildProcess | undefined
     let log = ""
-    const start = async () => {
+    let url = ""
+    const startOn = async ([port, gateway, gatewayGrpc, executorGrpc]: ReadonlyArray<number>) => {
+      url = `http://127.0.0.1:${port}`
       child = spawn(
         bin ?? "inngest",
         [
@@ -97,7 +92,8 @@ export const make = (
       child.stderr?.on("data", read)
       await until(
         () => ok(`${url}/health`),
-        () => `the Inngest server didn't start:\n${log}`
+        () => `the Inngest server didn't start:\n${log}`,
+        10_000
       )
     }
     const kill = async () => {
@@ -107,13 +103,19 @@ export const make = (
       running.kill("SIGKILL")
       await ended
     }
-    yield* Effect.acquireRelease(Effect.promise(start), () =>
+    // a port that was free a moment ago may be another server's by now
+    let ports: ReadonlyArray<number> = []
+    const first = Effect.gen(function* () {
+      ports = yield* Effect.all([freePort, freePort, freePort, freePort])
+      yield* Effect.tryPromise(() => startOn(ports)).pipe(Effect.onError(() => Effect.promise(kill)))
+    })
+    yield* Effect.acquireRelease(Effect.orDie(Effect.retry(first, { times: 3 })), () =>
       Effect.promise(async () => {
         await kill()
         rmSync(dir, { recursive: true, force: true })
       })
     )
-    return { url, kill, start, log: () => log }
+    return { url, kill, start: () => startOn(ports), log: () => log }
   })
 
 export const path = "/api/inngest"

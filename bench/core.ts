@@ -45,9 +45,7 @@ const times = <A, E, R>(count: number, effect: Effect.Effect<A, E, R>) =>
 
 /** `layerRunning` runs in the background. */
 const allHaveRun = (target: number) =>
-  Effect.gen(function* () {
-    while (runs < target) yield* Effect.yieldNow
-  })
+  Effect.whileLoop({ while: () => runs < target, body: () => Effect.yieldNow, step: () => {} })
 
 const batch = 500
 const inlineLayer = Layer.provide(InlineDispatcher.layer([Welcome]), handlers)

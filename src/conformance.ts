@@ -782,15 +782,18 @@ export const conformance = (engine: Engine): void => {
             await_(1, () => of(Stepwise, key))
           )
           const steps = of(Stepwise, key, "step")
-          assert.deepStrictEqual(steps.map(({ detail }) => detail).toSorted(), [
-            "first",
-            "parallel 1",
-            "parallel 2",
-            "parallel 3",
-            "third time/1",
-            "third time/2",
-            "third time/3"
-          ])
+          assert.deepStrictEqual(
+            steps.map(({ detail }) => String(detail)).toSorted((a, b) => (a < b ? -1 : 1)),
+            [
+              "first",
+              "parallel 1",
+              "parallel 2",
+              "parallel 3",
+              "third time/1",
+              "third time/2",
+              "third time/3"
+            ]
+          )
           assert.deepStrictEqual(run?.detail, [at, 1, 2, 3, 3])
           // one second of sleep, and one of the retry's pause
           assert.isAtLeast(started(run) - started(steps.at(-1)), 2000 - early)
@@ -820,6 +823,8 @@ export const conformance = (engine: Engine): void => {
               while (of(Waits, key, "acquired").length === 0) yield* pass(step)
               yield* pass(Duration.seconds(1))
               yield* answer(at)
+              // of two that come within moments, an engine elsewhere may take either for the first
+              yield* pass(Duration.seconds(1))
               yield* answer(new Date(0))
               return yield* await_(1, () => of(Waits, key))
             })

@@ -3,13 +3,10 @@ import { assert, describe, it } from "@effect/vitest"
 import { Clock, Effect, Layer, Redacted, Schema } from "effect"
 import { DispatchError, Job, RetryPolicy } from "effect-jobs"
 import { InngestClient, InngestDispatcher, InngestWorker } from "effect-jobs/inngest"
-import { spawn } from "node:child_process"
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
-import { tmpdir } from "node:os"
+import { writeFileSync } from "node:fs"
 import { join } from "node:path"
-import { fileURLToPath } from "node:url"
-import { eventually } from "../support/eventually.ts"
 import * as Inngest from "../support/Inngest.ts"
+import { holds, journalOf, startChild, tempDir } from "../support/inngestFaults.ts"
 import * as Child from "../support/inngestChild.ts"
 import { freePort } from "../support/Postgres.ts"
 import * as Redis from "../support/Redis.ts"
@@ -61,59 +58,6 @@ const app = (server: Inngest.Server, client: Layer.Layer<InngestClient> = Innges
     )
     return { seen, context }
   })
-
-const journalOf = (file: string) =>
-  readFileSync(file, "utf8")
-    .split("\n")
-    .filter((line) => line !== "")
-
-/** Asks until the check no longer throws. */
-const holds = <A>(check: () => A | Promise<A>, patience: number) =>
-  Effect.map(
-    eventually(
-      Effect.promise(async () => {
-        try {
-          return { holds: true, value: await check() } as const
-        } catch (error) {
-          return { holds: false, value: String(error) } as const
-        }
-      }),
-      (answer) => answer.holds,
-      patience,
-      25
-    ),
-    // sound: that it holds is what was waited for
-    ({ value }) => value as A
-  )
-
-const tempDir = Effect.acquireRelease(
-  Effect.sync(() => mkdtempSync(join(tmpdir(), "effect-jobs-"))),
-  (dir) => Effect.sync(() => rmSync(dir, { recursive: true, force: true }))
-)
-
-/** A worker process that is ready. */
-const startChild = (told: Child.Told) =>
-  Effect.acquireRelease(
-    Effect.promise(async () => {
-      const child = spawn(
-        process.execPath,
-        [fileURLToPath(new URL("../support/inngestChild.ts", import.meta.url)), JSON.stringify(told)],
-        { stdio: ["ignore", "pipe", "inherit"], env: { ...process.env, NODE_NO_WARNINGS: "1" } }
-      )
-      await new Promise<void>((resolve, reject) => {
-        child.stdout.once("data", () => resolve())
-        child.once("exit", (code) => reject(new Error(`the worker ended with ${code}`)))
-      })
-      const ended = new Promise<void>((resolve) => child.once("exit", () => resolve()))
-      return {
-        kill: async () => {
-          child.kill("SIGKILL")
-          await ended
-        }
-      }
-    }),
-    (child) => Effect.promise(() => child.kill())
-  )
 
 describe.skipIf(Inngest.bin === undefined)("Inngest", { concurrent: true }, () => {
   it.live(

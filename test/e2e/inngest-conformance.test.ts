@@ -16,7 +16,8 @@ const on = (
     layer: <const Jobs extends ReadonlyArray<Job.Any>>(jobs: Jobs) =>
       Layer.unwrap(
         Effect.map(Inngest.make(["dev"]), (server) =>
-          worker(jobs).pipe(
+          Layer.effectDiscard(Effect.forEach(jobs, (job) => Inngest.knows(server, job))).pipe(
+            Layer.provide(worker(jobs)),
             Layer.provideMerge(InngestDispatcher.layer),
             Layer.provide(Inngest.client(server))
           )

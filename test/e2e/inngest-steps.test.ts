@@ -61,6 +61,7 @@ describe.skipIf(Inngest.bin === undefined)("durable steps on Inngest", { concurr
           ).pipe(Effect.provideContext(outside))
 
           const first = yield* startChild({ ...told, stops: true })
+          yield* Inngest.knows(server, Child.Stepwise)
           yield* Effect.provideContext(Child.Stepwise.dispatch({ n: 5 }), outside)
           yield* holds(() => assert.isNotEmpty(of("between")), 30_000)
           if (approved === "early") yield* approve

@@ -284,6 +284,7 @@ describe.skipIf(Inngest.bin === undefined)("Inngest", { concurrent: true }, () =
           writeFileSync(journal, "")
           const told: Child.Told = { transport, server: server.url, port: yield* freePort, journal }
           const first = yield* startChild(told)
+          yield* Inngest.knows(server, Child.Work)
           const start = yield* Clock.currentTimeMillis
           yield* Effect.all([
             Child.Work.dispatch({ n: 1, ms: 60_000 }),

@@ -3,12 +3,7 @@ import { NodeHttpServer } from "@effect/platform-node"
 import { Effect, Layer, Redacted, type Scope } from "effect"
 import { HttpRouter } from "effect/http"
 import type { Dispatcher, Job } from "../../src/index.ts"
-import {
-  InngestClient,
-  type InngestClientOptions,
-  InngestDispatcher,
-  InngestWorker
-} from "../../src/inngest.ts"
+import { InngestClient, type InngestClientOptions, InngestWorker } from "../../src/inngest.ts"
 import { type ChildProcess, spawn, spawnSync } from "node:child_process"
 import { mkdtempSync, rmSync } from "node:fs"
 import { createServer } from "node:http"
@@ -157,6 +152,15 @@ export const overHttp = <const Jobs extends ReadonlyArray<Job.Any>>(
     })
   )
 
+/** Waits until the server has the function of this job: a worker over connect may be ready a little earlier. */
+export const knows = (server: Server, job: { readonly jobName: string }): Effect.Effect<void> =>
+  Effect.promise(() =>
+    until(
+      async () => (await (await fetch(`${server.url}/dev`)).text()).includes(`-${job.jobName}"`),
+      () => `the server doesn't know "${job.jobName}"`
+    )
+  )
+
 let apps = 0
 /** A client of this server, as an app of its own. */
 export const client = (server: Pick<Server, "url">, options: Partial<InngestClientOptions> = {}) =>
@@ -187,5 +191,3 @@ export const runsOf = (server: Server, event: string, authorized = false): Promi
     .then((response) => response.json())
     // sound: the answer of this endpoint
     .then((body) => (body as { readonly data?: ReadonlyArray<Run> }).data ?? [])
-
-export { InngestDispatcher, InngestWorker }

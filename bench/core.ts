@@ -27,14 +27,23 @@ const encode = Schema.encodeUnknownEffect(codec)
 const decode = Schema.decodeUnknownEffect(codec)
 
 /** Encode to JSON, decode, run: the least that anything with a message can do. */
-const floor = Effect.flatMap(Effect.flatMap(encode(payload), decode), handler)
+const floor = Effect.flatMap(
+  // a schema does its work when it is called, and not when its effect runs
+  Effect.flatMap(
+    Effect.suspend(() => encode(payload)),
+    decode
+  ),
+  handler
+)
 
 /** The same with what every run has: a span, a time limit, a Scope. */
-const fullFloor = Effect.flatMap(encode(payload), (json) =>
-  Effect.flatMap(decode(json), (decoded) => Effect.scoped(handler(decoded))).pipe(
-    Effect.timeout("30 seconds"),
-    Effect.withSpan("process bench.welcome", { kind: "consumer" })
-  )
+const fullFloor = Effect.flatMap(
+  Effect.suspend(() => encode(payload)),
+  (json) =>
+    Effect.flatMap(decode(json), (decoded) => Effect.scoped(handler(decoded))).pipe(
+      Effect.timeout("30 seconds"),
+      Effect.withSpan("process bench.welcome", { kind: "consumer" })
+    )
 )
 
 /** `count` times, one after the other, in one fiber. */

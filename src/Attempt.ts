@@ -180,6 +180,8 @@ interface Compiled {
     | undefined
   readonly encodeError: (error: unknown) => Effect.Effect<Schema.Json, unknown, unknown>
   readonly spanName: string
+  readonly spanAttributes: ReadonlyArray<readonly [string, string]>
+  readonly servicesIn: (surroundings: Context.Context<never>) => Context.Context<never>
   readonly attempts: Record<Outcome["_tag"] | "Interrupted", Metric.Counter<number>>
   readonly inFlight: Metric.Gauge<number>
   readonly duration: Metric.Histogram<number>
@@ -242,6 +244,13 @@ const compile = (job: Job.Any, handler: Job.HandlerService): Compiled => {
     encodeSuccess: success.ast === Schema.Void.ast ? undefined : encoder(success),
     encodeError: encoder(job.errorSchema),
     spanName: `process ${job.jobName}`,
+    spanAttributes: [
+      ["messaging.system", "effect-jobs"],
+      ["messaging.operation.type", "process"],
+      ["messaging.operation.name", "process"],
+      ["messaging.destination.name", job.jobName]
+    ],
+    servicesIn: services(handler.context),
     attempts: {
       Succeeded: attemptsTotal(job, "succeeded"),
       Retry: attemptsTotal(job, "retry"),
@@ -257,6 +266,15 @@ const compile = (job: Job.Any, handler: Job.HandlerService): Compiled => {
       attributes: { job: job.jobName },
       boundaries: durationBoundaries
     })
+  }
+}
+
+/** A handler's services over the run's surroundings, which are the same from run to run of a worker. */
+const services = (own: Context.Context<never>) => {
+  let last: readonly [Context.Context<never>, Context.Context<never>] | undefined
+  return (surroundings: Context.Context<never>): Context.Context<never> => {
+    if (last?.[0] !== surroundings) last = [surroundings, Context.merge(surroundings, own)]
+    return last[1]
   }
 }
 
@@ -288,7 +306,10 @@ const run = (self: Compiled, message: JobMessage, options: RunOptions): Effect.E
     const startedAt = clock.currentTimeNanosUnsafe()
     self.inFlight.modifyUnsafe(1, surroundings)
     return Effect.onExit(
-      Effect.flatMap(attempt(self, message, options), (exit) => classify(self, message, options, exit)),
+      Effect.matchCauseEffect(attempt(self, message, options), {
+        onFailure: (cause) => classify(self, options, cause),
+        onSuccess: Effect.succeed
+      }),
       (exit) => {
         const outcome = Exit.isSuccess(exit) ? exit.value._tag : "Interrupted"
         self.inFlight.modifyUnsafe(-1, surroundings)
@@ -307,29 +328,24 @@ class Undecodable {
   }
 }
 
-/** The attempt under its consumer span. Interruption from outside goes through; everything else is the Exit. */
+/** The attempt under its consumer span. */
 const attempt = (
   self: Compiled,
   message: JobMessage,
   options: RunOptions
-): Effect.Effect<Exit.Exit<Omit<Succeeded, "_tag">, unknown>> => {
+): Effect.Effect<Succeeded, unknown> => {
   const parent = TraceParent.toSpan(message.trace)
-  return Effect.exit(
-    Effect.useSpan(
-      self.spanName,
-      parent === undefined ? { kind: "consumer", root: true } : { kind: "consumer", parent },
-      (span) => {
-        span.attribute("messaging.system", "effect-jobs")
-        span.attribute("messaging.operation.type", "process")
-        span.attribute("messaging.operation.name", "process")
-        span.attribute("messaging.destination.name", self.job.jobName)
-        span.attribute("messaging.message.id", message.id)
-        span.attribute("effect_jobs.attempt", options.attempt)
-        return Effect.updateContext(perform(self, message, options), (surroundings: Context.Context<never>) =>
-          runContext(self, message, options, surroundings, span)
-        )
-      }
-    )
+  return Effect.useSpan(
+    self.spanName,
+    parent === undefined ? { kind: "consumer", root: true } : { kind: "consumer", parent },
+    (span) => {
+      for (const [key, value] of self.spanAttributes) span.attribute(key, value)
+      span.attribute("messaging.message.id", message.id)
+      span.attribute("effect_jobs.attempt", options.attempt)
+      return Effect.updateContext(perform(self, message, options), (surroundings: Context.Context<never>) =>
+        runContext(self, message, options, surroundings, span)
+      )
+    }
   )
 }
 
@@ -337,7 +353,7 @@ const perform = (
   self: Compiled,
   message: JobMessage,
   options: RunOptions
-): Effect.Effect<Omit<Succeeded, "_tag">, unknown, Exclude<Job.Provided, Scope.Scope>> =>
+): Effect.Effect<Succeeded, unknown, Exclude<Job.Provided, Scope.Scope>> =>
   Effect.matchEffect(decode(self, message), {
     onFailure: (error) => Effect.fail(new Undecodable(error)),
     onSuccess: (payload) => {
@@ -360,7 +376,7 @@ const perform = (
         ? Effect.as(limited, nothing)
         : Effect.flatMap(limited, (value) =>
             encodeSuccess(value).pipe(
-              Effect.map((encoded) => ({ value, encoded })),
+              Effect.map((encoded): Succeeded => ({ _tag: "Succeeded", value, encoded })),
               Effect.catch((issue) =>
                 Effect.die(
                   new InvalidSuccess({
@@ -376,7 +392,7 @@ const perform = (
     }
   })
 
-const nothing: Omit<Succeeded, "_tag"> = { value: undefined, encoded: null }
+const nothing: Succeeded = { _tag: "Succeeded", value: undefined, encoded: null }
 
 // sound: the services that a job's schemas need are among those that `toLayer` requires, and so in every
 // context that `runContext` makes
@@ -400,8 +416,7 @@ const runContext = (
   const { jobName, retry } = self.job
   const context = Context.add(
     Job.handlerContext(
-      surroundings,
-      self.handler.context,
+      self.servicesIn(surroundings),
       options.dispatcher,
       {
         id: message.id,
@@ -425,14 +440,9 @@ const runContext = (
 
 const classify = (
   self: Compiled,
-  message: JobMessage,
   options: RunOptions,
-  exit: Exit.Exit<Omit<Succeeded, "_tag">, unknown>
+  cause: Cause.Cause<unknown>
 ): Effect.Effect<Outcome> => {
-  if (Exit.isSuccess(exit)) {
-    return Effect.succeed({ _tag: "Succeeded", value: exit.value.value, encoded: exit.value.encoded })
-  }
-  const { cause } = exit
   const error = Cause.findErrorOption(cause)
   if (error._tag === "Some" && error.value instanceof Undecodable) {
     return Effect.succeed({ _tag: "Failed", reason: "InvalidPayload", cause: Cause.fail(error.value.error) })
@@ -484,9 +494,7 @@ const encodeFailure = (
   if (self === undefined || error._tag === "None") return defect
   return withSchemaServices(self.encodeError(error.value)).pipe(
     Effect.catch(() => defect),
-    Effect.updateContext((surroundings: Context.Context<never>) =>
-      Context.merge(surroundings, self.handler.context)
-    )
+    Effect.updateContext((surroundings: Context.Context<never>) => self.servicesIn(surroundings))
   )
 }
 
@@ -502,8 +510,6 @@ const decodeFailure = (
   return withSchemaServices(decodeError(failure)).pipe(
     Effect.map((error) => Cause.fail(error)),
     Effect.catch(() => defect),
-    Effect.updateContext((surroundings: Context.Context<never>) =>
-      Context.merge(surroundings, self.handler.context)
-    )
+    Effect.updateContext((surroundings: Context.Context<never>) => self.servicesIn(surroundings))
   )
 }

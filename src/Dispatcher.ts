@@ -4,7 +4,6 @@
  */
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
-import { uuidV4Unsafe } from "effect/crypto/SecureRandom"
 import * as DateTime from "effect/DateTime"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -243,14 +242,33 @@ const dispatchedTotal = Metric.counter("effect_jobs_dispatched", {
   incremental: true
 })
 
-const dispatched = new WeakMap<Dispatchable, Metric.Counter<number>>()
-const dispatchedOf = (target: Dispatchable): Metric.Counter<number> => {
-  let metric = dispatched.get(target)
-  if (metric === undefined) {
-    metric = Metric.withAttributes(dispatchedTotal, { job: target.name })
-    dispatched.set(target, metric)
+/** What doesn't change from one dispatch of a contract to the next. */
+interface Producer {
+  readonly dispatched: Metric.Counter<number>
+  readonly spanName: string
+  readonly spanOptions: Tracer.SpanOptionsNoTrace
+}
+
+const producers = new WeakMap<Dispatchable, Producer>()
+const producerOf = (target: Dispatchable): Producer => {
+  let producer = producers.get(target)
+  if (producer === undefined) {
+    producer = {
+      dispatched: Metric.withAttributes(dispatchedTotal, { job: target.name }),
+      spanName: `dispatch ${target.name}`,
+      spanOptions: {
+        kind: "producer",
+        attributes: {
+          "messaging.system": "effect-jobs",
+          "messaging.operation.type": "send",
+          "messaging.operation.name": "dispatch",
+          "messaging.destination.name": target.name
+        }
+      }
+    }
+    producers.set(target, producer)
   }
-  return metric
+  return producer
 }
 
 const invalidOption = (
@@ -260,10 +278,11 @@ const invalidOption = (
 ): Effect.Effect<never, DispatchError> =>
   Effect.fail(DispatchError.of(new InvalidOption({ job: target.name, option, issue })))
 
+/** `undefined` is now. */
 const notBefore = (
   target: Dispatchable,
   now: number,
-  options: { readonly delay?: Duration.Input | undefined; readonly at?: DateTime.DateTime.Input | undefined }
+  options: When
 ): Effect.Effect<number | undefined, DispatchError> => {
   if (options.delay !== undefined) {
     if (options.at !== undefined) return invalidOption(target, "at", "say either at or delay, not both")
@@ -273,57 +292,84 @@ const notBefore = (
     }
     return Effect.succeed(Duration.isZero(delay) ? undefined : now + Duration.toMillis(delay))
   }
-  if (options.at === undefined) return noDelay
-  const at = Option.getOrUndefined(DateTime.make(options.at))
+  const at = options.at === undefined ? undefined : Option.getOrUndefined(DateTime.make(options.at))
   if (at === undefined) return invalidOption(target, "at", "it isn't a valid date and time")
   const millis = DateTime.toEpochMillis(at)
   return Effect.succeed(millis > now ? millis : undefined)
 }
 
-const noDelay = Effect.succeed(undefined)
+/** When a message is to run. */
+type When = Pick<DispatchOptions, "delay" | "at">
 
+/** The one place that encodes: a checked payload in its JSON form, under an id, at a time. */
 const encodeOne = <R>(
   target: Dispatchable<R>,
   input: unknown,
-  options: DispatchAllOptions<never>,
+  id: string | undefined | ((payload: never, index: number) => string),
   index: number,
+  when: When,
   now: number,
   span: Tracer.Span
 ): Effect.Effect<Request, DispatchError, R> =>
-  target.codec.make(input).pipe(
-    Effect.flatMap((payload) =>
-      Effect.map(target.codec.encode(payload), (encoded) => {
-        // sound: `make` has just checked that this is the contract's payload
-        const id = (options.id ?? target.idempotencyKey)?.(payload as never, index) ?? uuidV4Unsafe()
-        return { id, encoded }
-      })
-    ),
-    Effect.mapError((issue) => DispatchError.of(InvalidPayload.fromIssue(target.name, issue))),
-    Effect.flatMap(({ encoded, id }) => {
-      if (id.length === 0 || id.length > maxIdLength) {
-        return invalidOption(target, "id", `it must have 1 to ${maxIdLength} characters, not ${id.length}`)
-      }
-      return Effect.map(notBefore(target, now, options), (notBefore): Request => {
-        const trace = TraceParent.fromSpan(span)
-        return {
-          kind: target.kind,
-          notBefore,
-          message: {
-            id,
+  Effect.flatMap(
+    Effect.mapError(
+      Effect.flatMap(target.codec.make(input), (payload) =>
+        Effect.map(target.codec.encode(payload), (encoded): JobMessage => {
+          const given = id ?? target.idempotencyKey
+          const trace = TraceParent.fromSpan(span)
+          const message = {
+            // sound: `make` has just checked that this is the contract's payload
+            id: typeof given === "function" ? given(payload as never, index) : (given ?? crypto.randomUUID()),
             name: target.name,
             payload: encoded,
-            dispatchedAt: now,
-            ...(trace === undefined ? undefined : { trace })
+            dispatchedAt: now
           }
-        }
-      })
-    })
+          return trace === undefined ? message : { ...message, trace }
+        })
+      ),
+      (issue) => DispatchError.of(InvalidPayload.fromIssue(target.name, issue))
+    ),
+    (message) => {
+      const { length } = message.id
+      return length === 0 || length > maxIdLength
+        ? invalidOption(target, "id", `it must have 1 to ${maxIdLength} characters, not ${length}`)
+        : when.delay === undefined && when.at === undefined
+          ? Effect.succeed<Request>({ kind: target.kind, notBefore: undefined, message })
+          : Effect.map(notBefore(target, now, when), (notBefore): Request => ({
+              kind: target.kind,
+              notBefore,
+              message
+            }))
+    }
   )
 
-/**
- * The one place that encodes: all payloads are checked before any is sent, under one producer span (with
- * OpenTelemetry's messaging attributes) that the runs continue.
- */
+const receipt = ({ message }: Request): Receipt => ({ id: message.id, name: message.name })
+
+/** Under one producer span (with OpenTelemetry's messaging attributes) that the runs continue. */
+const dispatching = <A, R>(
+  target: Dispatchable<R>,
+  body: (
+    dispatcher: Dispatcher["Service"],
+    now: number,
+    span: Tracer.Span,
+    accepted: (count: number) => void
+  ) => Effect.Effect<A, DispatchError, R>
+): Effect.Effect<A, DispatchError, Dispatcher | R> => {
+  const producer = producerOf(target)
+  return Effect.useSpan(producer.spanName, producer.spanOptions, (span) =>
+    Effect.withFiber<A, DispatchError, Dispatcher | R>((fiber) =>
+      body(
+        // sound: it is what this effect requires
+        Context.get(fiber.context as Context.Context<Dispatcher>, Dispatcher),
+        fiber.getRef(Clock.Clock).currentTimeMillisUnsafe(),
+        span,
+        (count) => producer.dispatched.updateUnsafe(count, fiber.context)
+      )
+    )
+  )
+}
+
+/** Many payloads: all are checked before any is sent. */
 export const dispatchAll = <R>(
   target: Dispatchable<R>,
   payloads: ReadonlyArray<unknown>,
@@ -331,39 +377,34 @@ export const dispatchAll = <R>(
 ): Effect.Effect<ReadonlyArray<Receipt>, DispatchError, Dispatcher | R> =>
   payloads.length === 0
     ? Effect.succeed([])
-    : Effect.useSpan(`dispatch ${target.name}`, { kind: "producer" }, (span) =>
+    : dispatching(target, (dispatcher, now, span, accepted) =>
         Effect.gen(function* () {
-          const dispatcher = yield* Dispatcher
-          const clock = yield* Clock.Clock
-          const now = clock.currentTimeMillisUnsafe()
-          span.attribute("messaging.system", "effect-jobs")
-          span.attribute("messaging.operation.type", "send")
-          span.attribute("messaging.operation.name", "dispatch")
-          span.attribute("messaging.destination.name", target.name)
           const requests: Array<Request> = []
           for (let index = 0; index < payloads.length; index++) {
-            requests.push(yield* encodeOne(target, payloads[index], options, index, now, span))
+            requests.push(yield* encodeOne(target, payloads[index], options.id, index, options, now, span))
           }
           const [first, ...rest] = requests
           if (first === undefined) return []
           if (rest.length === 0) span.attribute("messaging.message.id", first.message.id)
           else span.attribute("messaging.batch.message_count", requests.length)
           yield* dispatcher.send([first, ...rest])
-          yield* Metric.update(dispatchedOf(target), requests.length)
-          return requests.map(({ message }): Receipt => ({ id: message.id, name: message.name }))
+          accepted(requests.length)
+          return requests.map(receipt)
         })
       )
 
-/** {@link dispatchAll} of one payload, for `Job.dispatch` and `DomainEvent.publish`. */
+/** One payload, for `Job.dispatch` and `DomainEvent.publish`. */
 export const dispatchOne = <R>(
   target: Dispatchable<R>,
   payload: unknown,
   options: DispatchOptions | undefined
-): Effect.Effect<Receipt, DispatchError, Dispatcher | R> => {
-  const { id, ...when } = options ?? {}
-  return Effect.map(
-    dispatchAll(target, [payload], id === undefined ? when : { ...when, id: () => id }),
-    // sound: there is one receipt for each payload
-    (receipts) => receipts[0] as Receipt
+): Effect.Effect<Receipt, DispatchError, Dispatcher | R> =>
+  dispatching(target, (dispatcher, now, span, accepted) =>
+    Effect.flatMap(encodeOne(target, payload, options?.id, 0, options ?? {}, now, span), (request) => {
+      span.attribute("messaging.message.id", request.message.id)
+      return Effect.map(dispatcher.send([request]), () => {
+        accepted(1)
+        return receipt(request)
+      })
+    })
   )
-}

@@ -8,7 +8,6 @@
  */
 import type * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
-import { uuidV4Unsafe } from "effect/crypto/SecureRandom"
 import * as DateTime from "effect/DateTime"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -359,11 +358,10 @@ const runOnce = (self: Definition, input: unknown) =>
           const dispatcher = Option.getOrElse(Context.getOption(context, Dispatcher), () => noDispatcher)
           return Effect.updateContext(Effect.scoped(handler.run(payload)), () =>
             handlerContext(
-              context,
-              handler.context,
+              Context.merge(context, handler.context),
               dispatcher,
               {
-                id: uuidV4Unsafe(),
+                id: crypto.randomUUID(),
                 job: self.jobName,
                 attempt: 1,
                 maxAttempts: self.retry.attempts,
@@ -377,20 +375,21 @@ const runOnce = (self: Definition, input: unknown) =>
   )
 
 /**
- * What a handler runs with: the run's surroundings (clock, tracer, loggers), over them the services of its
- * Layer, over those what the runner provides.
+ * What a handler runs with: `services` (the run's surroundings, such as its clock, tracer and loggers, and over
+ * them the services of the handler's Layer), and over those what the runner provides.
  */
 export const handlerContext = (
-  surroundings: Context.Context<never>,
   services: Context.Context<never>,
   dispatcher: Dispatcher["Service"],
   run: CurrentRun["Service"],
   steps: () => Steps.RunSteps
 ): Context.Context<Exclude<Provided, Scope.Scope>> =>
-  Steps.provide(
-    Context.add(Context.add(Context.merge(surroundings, services), Dispatcher, dispatcher), CurrentRun, run),
-    { job: run.job, id: run.id, attempt: run.attempt, steps: Steps.once(steps) }
-  )
+  Steps.provide(Context.add(Context.add(services, Dispatcher, dispatcher), CurrentRun, run), {
+    job: run.job,
+    id: run.id,
+    attempt: run.attempt,
+    steps: Steps.once(steps)
+  })
 
 /** Struct fields, or a schema that has some. */
 export type PayloadInput = Schema.Struct.Fields | AnyStructSchema

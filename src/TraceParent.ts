@@ -8,10 +8,10 @@ import * as Tracer from "effect/Tracer"
 const pattern = /^00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})$/
 
 /** `undefined` where the tracer's ids are none of W3C's, as with tracing disabled. */
-export const fromSpan = (span: Tracer.AnySpan): string | undefined => {
-  const header = `00-${span.traceId}-${span.spanId}-${span.sampled ? "01" : "00"}`
-  return pattern.test(header) ? header : undefined
-}
+export const fromSpan = ({ sampled, spanId, traceId }: Tracer.AnySpan): string | undefined =>
+  traceId.length === 32 && spanId.length === 16
+    ? `00-${traceId}-${spanId}-${sampled ? "01" : "00"}`
+    : undefined
 
 /** `undefined` for whatever isn't a valid header: a message never fails for its trace. */
 export const toSpan = (header: string | undefined): Tracer.ExternalSpan | undefined => {

@@ -27,35 +27,36 @@ import * as Steps from "../Steps.ts"
 
 /** The ids that have run, bounded in number and in time. */
 export interface RememberedIds {
-  /** `false` where a message of this job with this id has been claimed and isn't forgotten. */
-  readonly claim: (message: JobMessage, now: number) => boolean
-  readonly release: (message: JobMessage) => void
+  /** `false` where a run of this key has been claimed and isn't forgotten. */
+  readonly claim: (key: string, now: number) => boolean
+  readonly release: (key: string) => void
 }
 
 /** A run among all others: names have no spaces. */
-const runKey = (message: JobMessage): string => `${message.name} ${message.id}`
+export const runKey = (message: JobMessage): string => `${message.name} ${message.id}`
 
+/**
+ * In two generations, so that forgetting costs nothing: when the younger one is full it becomes the older one, and
+ * what was the older one is forgotten at once. So `capacity` ids or more are remembered, and less than twice as
+ * many.
+ */
 export const rememberedIds = (capacity: number, timeToLive: number): RememberedIds => {
-  // insertion order is the order of expiry, for all live equally long
-  const expiries = new Map<string, number>()
+  let younger = new Map<string, number>()
+  let older = new Map<string, number>()
   return {
-    claim: (message, now) => {
-      for (const [oldest, expiry] of expiries) {
-        if (expiry > now) break
-        expiries.delete(oldest)
+    claim: (key, now) => {
+      const expiry = younger.get(key) ?? older.get(key)
+      if (expiry !== undefined && expiry > now) return false
+      if (younger.size >= capacity) {
+        older = younger
+        younger = new Map()
       }
-      if (expiries.has(runKey(message))) return false
-      expiries.set(runKey(message), now + timeToLive)
-      if (expiries.size > capacity) {
-        for (const oldest of expiries.keys()) {
-          expiries.delete(oldest)
-          break
-        }
-      }
+      younger.set(key, now + timeToLive)
       return true
     },
-    release: (message) => {
-      expiries.delete(runKey(message))
+    release: (key) => {
+      younger.delete(key)
+      older.delete(key)
     }
   }
 }
@@ -70,54 +71,66 @@ export interface Ended {
 export interface RunToEnd {
   readonly runner: Runner
   readonly dispatcher: Dispatcher["Service"]
-  /** The durable steps of the run, the same for all of its attempts. */
-  readonly steps: () => Steps.RunSteps
   /** Waits out the pause before a retry. */
   readonly sleep: (delay: Duration.Duration) => Effect.Effect<void>
   /** Around each attempt, such as a permit. */
   readonly limit: <A>(attempt: Effect.Effect<A>) => Effect.Effect<A>
-  readonly onAttempt: (message: JobMessage, attempt: number, outcome: Outcome) => Effect.Effect<void>
+  readonly onAttempt:
+    | ((message: JobMessage, attempt: number, outcome: Outcome) => Effect.Effect<void>)
+    | undefined
 }
 
-/** Attempts until one is the last; then, if it failed, the job's `onFailure`. */
-export const runToEnd = (self: RunToEnd, message: JobMessage): Effect.Effect<Ended> =>
-  Effect.gen(function* () {
-    for (let attempt = 1; ; attempt++) {
-      const options = { attempt, dispatcher: self.dispatcher, steps: self.steps }
-      const outcome = yield* self.limit(
-        Effect.tap(self.runner.run(message, options), (outcome) => self.onAttempt(message, attempt, outcome))
-      )
-      if (outcome._tag === "Retry") {
-        yield* self.sleep(outcome.delay)
-        continue
+/**
+ * Attempts until one is the last; then, if it failed, the job's `onFailure`. The durable steps are the same for all
+ * of them.
+ */
+export const runToEnd = (
+  self: RunToEnd,
+  message: JobMessage,
+  steps: () => Steps.RunSteps,
+  attempt = 1
+): Effect.Effect<Ended> => {
+  const options = { attempt, dispatcher: self.dispatcher, steps }
+  const { onAttempt } = self
+  const run = self.runner.run(message, options)
+  return Effect.flatMap(
+    self.limit(
+      onAttempt === undefined ? run : Effect.tap(run, (outcome) => onAttempt(message, attempt, outcome))
+    ),
+    (outcome) => {
+      switch (outcome._tag) {
+        case "Succeeded":
+          return Effect.succeed({ attempts: attempt, outcome })
+        case "Retry":
+          return Effect.flatMap(self.sleep(outcome.delay), () => runToEnd(self, message, steps, attempt + 1))
+        case "Failed":
+          return Effect.as(self.runner.giveUp(message, { ...options, cause: outcome.cause }), {
+            attempts: attempt,
+            outcome
+          })
       }
-      if (outcome._tag === "Failed") {
-        yield* self.runner.giveUp(message, { ...options, cause: outcome.cause })
-      }
-      return { attempts: attempt, outcome }
     }
-  })
+  )
+}
 
 /**
  * The messages to run for a request: a job's is its own, an event's is one for each listener, a completion has
- * none. A job that isn't in the list is refused by name, for nothing would ever run it.
+ * none. `undefined` for a job that isn't in the list: nothing would ever run it.
  */
-export const fanOut = (
-  runner: Runner,
-  request: Request,
-  dispatcher: string
-): Effect.Effect<ReadonlyArray<JobMessage>, DispatchError> => {
-  const { message } = request
-  if (request.kind === "completion") return Effect.succeed([])
-  if (request.kind === "event") {
-    return Effect.succeed(
-      runner.listeners(message.name).map(({ jobName }) => ({ ...message, name: jobName }))
-    )
+export const fanOut = (runner: Runner, { kind, message }: Request): ReadonlyArray<JobMessage> | undefined => {
+  switch (kind) {
+    case "completion":
+      return []
+    case "event":
+      return runner.listeners(message.name).map(({ jobName }) => ({ ...message, name: jobName }))
+    case "job":
+      return runner.get(message.name) === undefined ? undefined : [message]
   }
-  return runner.get(message.name) === undefined
-    ? Effect.fail(DispatchError.of(new UnknownJob({ job: message.name, dispatcher })))
-    : Effect.succeed([message])
 }
+
+/** The refusal of what {@link fanOut} has no messages for. */
+export const unknownJob = ({ message }: Request, dispatcher: string): Effect.Effect<never, DispatchError> =>
+  Effect.fail(DispatchError.of(new UnknownJob({ job: message.name, dispatcher })))
 
 /** Gets a job that has failed for good. What it fails with is logged and goes no further. */
 export type OnError = (error: JobFailed, job: Job.Any | undefined) => Effect.Effect<unknown, unknown>
@@ -170,27 +183,22 @@ export const make = <const Jobs extends ReadonlyArray<Job.Any>>(
     /** The runs that have begun and not ended, with their durable steps. */
     const active = new Map<string, () => Steps.RunSteps>()
 
-    const run = (how: Pick<RunToEnd, "sleep" | "limit">, message: JobMessage): Effect.Effect<void> =>
-      Effect.suspend(() => {
-        const key = runKey(message)
-        const steps = Steps.once(Steps.inMemory)
-        active.set(key, steps)
-        return Effect.onExit(
-          Effect.flatMap(
-            runToEnd({ ...how, runner, dispatcher, steps, onAttempt: options.onAttempt }, message),
-            (ended) =>
-              ended.outcome._tag === "Succeeded"
-                ? Effect.void
-                : report(message, ended.attempts, ended.outcome)
-          ),
-          (exit) => {
-            active.delete(key)
-            // what was interrupted has not run: its id may come again
-            if (Exit.isFailure(exit)) ids.release(message)
-            return Effect.void
-          }
-        )
-      })
+    /** The run of a key that was claimed. */
+    const run = (how: RunToEnd, message: JobMessage, key: string): Effect.Effect<void> => {
+      const steps = Steps.once(Steps.inMemory)
+      active.set(key, steps)
+      return Effect.onExit(
+        Effect.flatMap(runToEnd(how, message, steps), (ended) =>
+          ended.outcome._tag === "Succeeded" ? Effect.void : report(message, ended.attempts, ended.outcome)
+        ),
+        (exit) => {
+          active.delete(key)
+          // what was interrupted has not run: its id may come again
+          if (Exit.isFailure(exit)) ids.release(key)
+          return Effect.void
+        }
+      )
+    }
 
     /** A deferred can be completed while its run lives. */
     const complete = (message: JobMessage) => {
@@ -216,61 +224,92 @@ export const make = <const Jobs extends ReadonlyArray<Job.Any>>(
           )
       )
 
-    const here: Pick<RunToEnd, "sleep" | "limit"> = { sleep: Effect.sleep, limit: (attempt) => attempt }
-    const inBackground: Pick<RunToEnd, "sleep" | "limit"> = {
-      sleep: waitOrDrop,
-      limit: Semaphore.withPermit(permits)
-    }
-
     const forkRun = yield* FiberSet.runtime(fibers)<never>()
     const fork = (message: JobMessage, notBefore: number | undefined, now: number): void => {
-      if (!ids.claim(message, now)) return
-      const started = run(inBackground, message)
+      const key = runKey(message)
+      if (!ids.claim(key, now)) return
+      const started = Effect.suspend(() => run(inBackground, message, key))
       forkRun(
         notBefore === undefined
           ? started
           : Effect.andThen(waitOrDrop(Duration.millis(notBefore - now)), started)
       )
     }
-    const runHere = (message: JobMessage) =>
-      Effect.suspend(() =>
-        ids.claim(message, clock.currentTimeMillisUnsafe()) ? run(here, message) : Effect.void
-      )
+    const runHere = (message: JobMessage): Effect.Effect<void> => {
+      const key = runKey(message)
+      return ids.claim(key, clock.currentTimeMillisUnsafe()) ? run(here, message, key) : Effect.void
+    }
+
+    const isLater = (notBefore: number | undefined, now: number) => notBefore !== undefined && notBefore > now
+
+    /** What is to be waited for goes back; all else is forked. */
+    const start = (
+      messages: ReadonlyArray<JobMessage>,
+      notBefore: number | undefined
+    ): ReadonlyArray<JobMessage> => {
+      const now = clock.currentTimeMillisUnsafe()
+      const later = isLater(notBefore, now)
+      if (!later && !options.background) return messages
+      for (const message of messages) fork(message, later ? notBefore : undefined, now)
+      return []
+    }
+
+    const await_ = ([only, ...more]: ReadonlyArray<JobMessage>): Effect.Effect<void> =>
+      only === undefined
+        ? Effect.void
+        : more.length === 0
+          ? runHere(only)
+          : Effect.forEach([only, ...more], (message) => Effect.suspend(() => runHere(message)), {
+              concurrency: options.concurrency,
+              discard: true
+            })
+
+    const sendMany = Effect.fnUntraced(function* (requests: ReadonlyArray<Request>) {
+      const fanned: Array<readonly [ReadonlyArray<JobMessage>, number | undefined]> = []
+      for (const request of requests) {
+        if (request.kind === "completion") yield* complete(request.message)
+        const messages = fanOut(runner, request)
+        if (messages === undefined) return yield* unknownJob(request, options.name)
+        fanned.push([messages, request.notBefore])
+      }
+      yield* await_(fanned.flatMap(([messages, notBefore]) => start(messages, notBefore)))
+    })
+
+    const sendOne = (request: Request): Effect.Effect<void, DispatchError> => {
+      if (request.kind === "completion") return complete(request.message)
+      const messages = fanOut(runner, request)
+      return messages === undefined
+        ? unknownJob(request, options.name)
+        : await_(start(messages, request.notBefore))
+    }
 
     const dispatcher: Dispatcher["Service"] = {
       send: (requests) =>
-        Effect.gen(function* () {
+        Effect.suspend(() => {
+          const [first, ...more] = requests
           if (closed) {
-            return yield* Effect.fail(
+            return Effect.fail(
               DispatchError.of(
                 new Unavailable({
-                  job: requests[0].message.name,
+                  job: first.message.name,
                   engine: options.name,
                   detail: "its scope is closed"
                 })
               )
             )
           }
-          const fanned: Array<readonly [JobMessage, number | undefined]> = []
-          for (const request of requests.map(options.onRequest)) {
-            if (request.kind === "completion") yield* complete(request.message)
-            for (const message of yield* fanOut(runner, request, options.name)) {
-              fanned.push([message, request.notBefore])
-            }
-          }
-          const now = clock.currentTimeMillisUnsafe()
-          const awaited: Array<JobMessage> = []
-          for (const [message, notBefore] of fanned) {
-            const later = notBefore !== undefined && notBefore > now
-            if (later || options.background) fork(message, later ? notBefore : undefined, now)
-            else awaited.push(message)
-          }
-          const [only] = awaited
-          if (only === undefined) return
-          yield* awaited.length === 1
-            ? runHere(only)
-            : Effect.forEach(awaited, runHere, { concurrency: options.concurrency, discard: true })
+          return more.length === 0
+            ? sendOne(options.onRequest(first))
+            : sendMany(requests.map(options.onRequest))
         })
+    }
+
+    const common = { runner, dispatcher, onAttempt: options.onAttempt }
+    const here: RunToEnd = { ...common, sleep: Effect.sleep, limit: (attempt) => attempt }
+    const inBackground: RunToEnd = {
+      ...common,
+      sleep: waitOrDrop,
+      limit: Semaphore.withPermit(permits)
     }
 
     yield* Effect.addFinalizer(() =>

@@ -25,7 +25,10 @@ export interface Options {
    * wait for their time or for a retry aren't waited for: they are lost, and counted in a warning.
    */
   readonly drainTimeout?: Duration.Input | undefined
-  /** How many ids are remembered, and how long. Default: 10,000, for 24 hours. */
+  /**
+   * How many ids are remembered, and how long: `capacity` or more, and less than twice as many. Default: 10,000,
+   * for 24 hours.
+   */
   readonly rememberIds?:
     | {
         readonly capacity?: number | undefined
@@ -70,7 +73,7 @@ export const layer = <const Jobs extends ReadonlyArray<Job.Any>>(
         },
         onError: options.onError ?? InProcess.logJobFailed,
         onRequest: (request) => request,
-        onAttempt: () => Effect.void
+        onAttempt: undefined
       })
     )
   )

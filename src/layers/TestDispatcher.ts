@@ -241,8 +241,11 @@ export const drain = <const Jobs extends ReadonlyArray<Job.Any>>(
       const index = records.pending.findIndex(due)
       const request = index === -1 ? undefined : records.pending.splice(index, 1)[0]
       if (request === undefined) break
-      for (const message of yield* Effect.orDie(InProcess.fanOut(runner, request, "TestDispatcher.drain"))) {
-        if (!records.ids.claim(message, clock.currentTimeMillisUnsafe())) continue
+      const messages =
+        InProcess.fanOut(runner, request) ??
+        (yield* Effect.orDie(InProcess.unknownJob(request, "TestDispatcher.drain")))
+      for (const message of messages) {
+        if (!records.ids.claim(InProcess.runKey(message), clock.currentTimeMillisUnsafe())) continue
         const steps = Steps.inMemory()
         for (const {
           kind,
@@ -257,12 +260,12 @@ export const drain = <const Jobs extends ReadonlyArray<Job.Any>>(
           {
             runner,
             dispatcher,
-            steps: () => steps,
             sleep: moveClock,
             limit: (attempt) => attempt,
-            onAttempt: () => Effect.void
+            onAttempt: undefined
           },
-          message
+          message,
+          () => steps
         )
         drained.push({ name: message.name, id: message.id, attempts, exit: exitOf(outcome) })
       }

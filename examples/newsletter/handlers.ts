@@ -1,8 +1,10 @@
 // How it is done: one Layer a job. What a handler needs is a service, and main.ts provides it.
 import { Job } from "effect-jobs"
-import { Cause, DateTime, Effect, Layer, Stream } from "effect"
-import { EnqueueIssue, SendIssue, SendWelcome, WeeklyDigest } from "./jobs.ts"
+import { Cause, Console, DateTime, Effect, Layer, Schema, Stream } from "effect"
+import { Activity, DurableClock } from "effect/workflow"
+import { EnqueueIssue, ImportSubscribers, SendIssue, SendWelcome, WeeklyDigest } from "./jobs.ts"
 import { type Mail, Mailer } from "./Mailer.ts"
+import { Registry } from "./Registry.ts"
 import { Subscribers } from "./Subscribers.ts"
 import { Summary } from "./Summary.ts"
 
@@ -62,4 +64,44 @@ const WeeklyDigestLive = WeeklyDigest.toLayer(({ scheduledAt }) => {
   return enqueueForAll(`digest-${day}`, `The week before ${day}`)
 })
 
-export const handlers = Layer.mergeAll(SendWelcomeLive, SendIssueLive, EnqueueIssueLive, WeeklyDigestLive)
+/**
+ * A large file as one job: each batch is an activity, so what is in the registry isn't written again when the job
+ * is, and between two batches it pauses, for a fifth of a second in all however often it is interrupted.
+ */
+const ImportSubscribersLive = ImportSubscribers.toLayer(
+  Effect.fn("ImportSubscribers")(function* ({ batch, file }) {
+    const registry = yield* Registry
+    const batches = yield* Subscribers.read(file).pipe(
+      Stream.grouped(batch),
+      Stream.runCollect,
+      Effect.provide(Summary.layer)
+    )
+    let imported = 0
+    for (const [n, subscribers] of batches.entries()) {
+      imported += yield* Activity.make({
+        name: `batch ${n + 1}`,
+        success: Schema.Int,
+        execute: Effect.orDie(registry.add(file, n + 1, subscribers)).pipe(
+          Effect.tap((count) => Console.log(`batch ${n + 1} of ${batches.length}: ${count} subscribers`))
+        )
+      })
+      yield* DurableClock.sleep({
+        name: `after batch ${n + 1}`,
+        duration: "200 millis",
+        inMemoryThreshold: 0
+      })
+    }
+    const summary = yield* Summary
+    yield* summary.done(yield* Job.CurrentRun)
+    return imported
+  }),
+  { onFailure: (_, cause) => gaveUp(cause) }
+)
+
+export const handlers = Layer.mergeAll(
+  SendWelcomeLive,
+  SendIssueLive,
+  EnqueueIssueLive,
+  WeeklyDigestLive,
+  ImportSubscribersLive
+)

@@ -41,4 +41,11 @@ export class WeeklyDigest extends CronJob.make("mail.weekly-digest", {
   retry: { attempts: 3 }
 }) {}
 
-export const jobs = [SendWelcome, SendIssue, EnqueueIssue, WeeklyDigest] as const
+export class ImportSubscribers extends Job.make("subscribers.import", {
+  payload: { file: Schema.String, batch: Schema.Int },
+  success: Schema.Int,
+  retry: RetryPolicy.fixed({ attempts: 5, delay: "1 second" }),
+  idempotencyKey: ({ file }) => `import/${file}`
+}) {}
+
+export const jobs = [SendWelcome, SendIssue, EnqueueIssue, WeeklyDigest, ImportSubscribers] as const

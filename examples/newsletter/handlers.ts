@@ -78,13 +78,13 @@ const ImportSubscribersLive = ImportSubscribers.toLayer(
     )
     let imported = 0
     for (const [n, subscribers] of batches.entries()) {
-      imported += yield* Activity.make({
+      const count = yield* Activity.make({
         name: `batch ${n + 1}`,
         success: Schema.Int,
-        execute: Effect.orDie(registry.add(file, n + 1, subscribers)).pipe(
-          Effect.tap((count) => Console.log(`batch ${n + 1} of ${batches.length}: ${count} subscribers`))
-        )
+        execute: Effect.orDie(registry.add(file, n + 1, subscribers))
       })
+      yield* Console.log(`batch ${n + 1} of ${batches.length} is in: ${count} subscribers`)
+      imported += count
       yield* DurableClock.sleep({
         name: `after batch ${n + 1}`,
         duration: "200 millis",

@@ -2,6 +2,7 @@
 // must not compile) with the project's compiler and options, and returns what the compiler says.
 import { spawnSync } from "node:child_process"
 import { mkdirSync, rmSync, writeFileSync } from "node:fs"
+import { dirname } from "node:path"
 import { fileURLToPath } from "node:url"
 
 const root = fileURLToPath(new URL("..", import.meta.url))
@@ -31,7 +32,10 @@ export const typecheck = (name: string, files: ReadonlyMap<string, string>): Rea
       files: [...files.keys()]
     })
   )
-  for (const [file, source] of files) writeFileSync(`${directory}/${file}`, source)
+  for (const [file, source] of files) {
+    mkdirSync(dirname(`${directory}/${file}`), { recursive: true })
+    writeFileSync(`${directory}/${file}`, source)
+  }
 
   const compiler = spawnSync(
     process.execPath,

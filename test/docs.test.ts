@@ -39,8 +39,12 @@ const blocksOf = (doc: string, text: string): ReadonlyArray<Block> => {
   return blocks
 }
 
-const fileOf = (block: Block): string =>
-  `${block.doc.replaceAll(/[^\w-]+/g, "_")}_L${block.line}.${block.extension}`
+/** The first line of a block may name its file: then other blocks of the page can import it. */
+const fileOf = (block: Block): string => {
+  const doc = block.doc.replaceAll(/[^\w-]+/g, "_")
+  const named = /^\/\/ ([\w.-]+\.tsx?)$/m.exec(block.source.split("\n")[0] ?? "")
+  return named === null ? `${doc}_L${block.line}.${block.extension}` : `${doc}/${named[1]}`
+}
 
 /** The problems of each block, as `doc:line: message`. */
 const check = (name: string, blocks: ReadonlyArray<Block>): ReadonlyMap<Block, ReadonlyArray<string>> => {

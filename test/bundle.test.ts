@@ -1,0 +1,35 @@
+// What a bundler makes of the package: what a program doesn't use isn't in it, and what runs elsewhere isn't Node's.
+import { spawnSync } from "node:child_process"
+import { fileURLToPath } from "node:url"
+import { assert, beforeAll, describe, it } from "vitest"
+import { bundle, programs, share } from "../bench/bundle.ts"
+
+beforeAll(() => {
+  const built = spawnSync("npm", ["run", "build"], {
+    cwd: fileURLToPath(new URL("..", import.meta.url)),
+    encoding: "utf8"
+  })
+  assert.strictEqual(built.status, 0, built.stderr)
+}, 60_000)
+
+describe("a bundle", () => {
+  it("with inline dispatch only: nothing of inngest, effect/http or effect/sql, nothing of Node", async () => {
+    const { modules, node } = await bundle(programs["core and inline"])
+    // those that effect/Schema itself uses
+    const leaves = /effect\/dist\/http\/(?:Cookies|Headers|UrlParams)\.js$|effect\/dist\/internal\//
+    const foreign = modules.filter(
+      (module) => /node_modules\/inngest\/|effect\/dist\/(?:http|sql)\//.test(module) && !leaves.test(module)
+    )
+    assert.deepStrictEqual(foreign, [])
+    assert.deepStrictEqual(node, [])
+  }, 60_000)
+
+  it("with inline dispatch only has at most 15 KB of this package", async () => {
+    assert.isAtMost((await share(programs["core and inline"])).size, 15_000)
+  }, 60_000)
+
+  it("that dispatches by Inngest, or works for it over HTTP: what is ours imports nothing of Node", async () => {
+    assert.deepStrictEqual((await share(programs["dispatch by Inngest"])).node, [])
+    assert.deepStrictEqual((await share(programs["Inngest worker"])).node, [])
+  }, 60_000)
+})

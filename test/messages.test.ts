@@ -1,0 +1,221 @@
+// Every refusal as a user meets it in a terminal. Each is a full sentence that says what, where and how else.
+import { it } from "@effect/vitest"
+import { Cause, Duration, Effect, Exit, Layer, Schema } from "effect"
+import {
+  Attempt,
+  CronJob,
+  type DispatchError,
+  Dispatcher,
+  DomainEvent,
+  InlineDispatcher,
+  Job,
+  PayloadTooLarge,
+  Rejected,
+  RetryPolicy,
+  Unavailable
+} from "effect-jobs"
+import { InngestClient, InngestWorker } from "effect-jobs/inngest"
+import { QueueStore, QueueWorker } from "effect-jobs/queue"
+import { describe, expect } from "vitest"
+
+/** What someone without types may write. */
+const untyped = (value: unknown): never =>
+  // sound: it is what these tests are about
+  value as never
+
+const thrown = (make: () => unknown): string => {
+  try {
+    make()
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error)
+  }
+  return "nothing was thrown"
+}
+
+const death = <A, E>(effect: Effect.Effect<A, E>) =>
+  Effect.map(Effect.exit(effect), (exit) =>
+    Exit.isFailure(exit) ? (Cause.prettyErrors(exit.cause)[0]?.message ?? "") : "it was built"
+  )
+
+class Mail extends Job.make("mail.welcome", {
+  payload: { to: Schema.Struct({ email: Schema.String }), tags: Schema.Array(Schema.Int) },
+  timeout: "1 second",
+  retry: { attempts: 3 }
+}) {}
+class Other extends Job.make("mail.other", { payload: {} }) {}
+const MailLive = Mail.toLayer(() => Effect.void)
+
+describe("messages", () => {
+  it("of definitions that can't be", () => {
+    const payload = { a: Schema.String }
+    expect(
+      [
+        () => Job.make("", { payload }),
+        () => Job.make("Mail Welcome", { payload }),
+        () => Job.make("a".repeat(201), { payload }),
+        () => Job.make("mail", { payload: untyped(Schema.String) }),
+        () => Job.make("mail", { payload: untyped({ a: "string" }) }),
+        () => Job.make("mail", { payload, retry: { attempts: -3 } }),
+        () => Job.make("mail", { payload, retry: { attempts: 1.5 } }),
+        () => Job.make("mail", { payload, timeout: 0 }),
+        () => Job.make("mail", { payload, timeout: "-1 seconds" }),
+        () => DomainEvent.make("Post Published", { payload }),
+        () => RetryPolicy.fixed({ attempts: 2, delay: Duration.infinity }),
+        () => RetryPolicy.fixed({ attempts: 2, delay: "-1 seconds" }),
+        () => RetryPolicy.exponential({ attempts: 2, initialDelay: 1, factor: 0.5 }),
+        () => RetryPolicy.make({ attempts: 2, jitter: 2 }),
+        () => CronJob.make("daily", { cron: "0 9 * *" }),
+        () => CronJob.make("daily", { cron: "0 25 * * *" }),
+        () => CronJob.make("daily", { cron: "0 0 30 2 *" }),
+        () => CronJob.make("daily", { cron: "0 9 * * *", timeZone: "Europe/Londn" }),
+        () => Attempt.checkedJobs([Mail, Other, Mail])
+      ].map(thrown)
+    ).toMatchInlineSnapshot(`
+      [
+        """ can't be the name of a job: use words of a-z and 0-9 joined by ".", "-", "_" or "/", as in "mail.welcome".",
+        ""Mail Welcome" can't be the name of a job: use words of a-z and 0-9 joined by ".", "-", "_" or "/", as in "mail.welcome".",
+        "The name of a job has at most 200 characters, and "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…" has 201.",
+        "The payload of the job "mail" must be struct fields or a struct schema, as in { email: Schema.String }.",
+        "The payload of the job "mail" must be struct fields or a struct schema, as in { email: Schema.String }.",
+        "A retry policy's attempts must be an integer of at least 1 (the first run counts), not -3.",
+        "A retry policy's attempts must be an integer of at least 1 (the first run counts), not 1.5.",
+        "The timeout of the job "mail" must be longer than nothing.",
+        "The timeout of the job "mail" must be a finite duration that isn't negative, not -1s.",
+        ""Post Published" can't be the name of a domain event: use words of a-z and 0-9 joined by ".", "-", "_" or "/", as in "mail.welcome".",
+        "A retry policy's delay must be a finite duration that isn't negative, not Infinity.",
+        "A retry policy's delay must be a finite duration that isn't negative, not -1s.",
+        "A retry policy's factor must be a finite number of at least 1, not 0.5.",
+        "A retry policy's jitter must be from 0 to 1, not 2.",
+        ""0 9 * *" can't be the schedule of the cron job "daily": it must have five fields (minute, hour, day of the month, month, day of the week), as in "0 9 * * 1-5".",
+        ""0 25 * * *" can't be the schedule of the cron job "daily": Expected a value between 0 and 23.",
+        ""0 0 30 2 *" can't be the schedule of the cron job "daily": no date fits it.",
+        ""Europe/Londn" can't be the time zone of the cron job "daily": use an IANA name, as in "Europe/London".",
+        "Two jobs in the list have the name "mail.welcome": give each a name of its own.",
+      ]
+    `)
+  })
+
+  it.effect("of layers that can't be built", () =>
+    Effect.gen(function* () {
+      class Many extends Job.make("mail.many", { payload: {}, retry: { attempts: 30 } }) {}
+      const ManyLive = Many.toLayer(() => Effect.void)
+      const noDispatcher = Layer.succeed(Dispatcher, { send: () => Effect.void })
+      expect([
+        yield* death(
+          Effect.scoped(Layer.build(Layer.provide(InlineDispatcher.layer([Mail, Mail]), MailLive)))
+        ),
+        yield* death(
+          Effect.scoped(
+            Layer.build(Layer.provide(InlineDispatcher.layer([Mail], { concurrency: 0 }), MailLive))
+          )
+        ),
+        yield* death(
+          Effect.scoped(
+            Layer.build(
+              QueueWorker.layer([Mail], { concurrency: 0.5 }).pipe(
+                Layer.provide([MailLive, noDispatcher, QueueStore.layerMemory])
+              )
+            )
+          )
+        ),
+        yield* death(
+          Effect.scoped(InngestWorker.functions([Many])).pipe(
+            Effect.provide([ManyLive, noDispatcher, InngestClient.layer({ id: "a", isDev: true })])
+          )
+        )
+      ]).toMatchInlineSnapshot(`
+        [
+          "Two jobs in the list have the name "mail.welcome": give each a name of its own.",
+          "The concurrency of InlineDispatcher.layer must be an integer of at least 1, not 0.",
+          "The concurrency of QueueWorker.layer must be an integer of at least 1, not 0.5.",
+          ""mail.many" can't have 30 attempts on Inngest: it has at most 21 (20 retries).",
+        ]
+      `)
+    })
+  )
+
+  it.effect("of dispatches that can't be", () =>
+    Effect.gen(function* () {
+      const inline = Layer.provide(InlineDispatcher.layer([Mail]), MailLive)
+      const payload = { to: { email: "a" }, tags: [] }
+      const of = (dispatch: Effect.Effect<unknown, DispatchError, Dispatcher>) =>
+        Effect.map(Effect.flip(Effect.provide(dispatch, inline)), ({ message }) => message)
+      expect([
+        yield* of(Mail.dispatch(untyped({ to: {}, tags: [1, "2"] }))),
+        yield* of(Mail.dispatch(untyped("text"))),
+        yield* of(Mail.dispatch(payload, { id: "" })),
+        yield* of(Mail.dispatch(payload, { id: "x".repeat(256) })),
+        yield* of(Mail.dispatch(payload, { delay: "-1 seconds" })),
+        yield* of(Mail.dispatch(payload, { delay: 1, at: 1 })),
+        yield* of(Mail.dispatch(payload, { at: "soon" })),
+        yield* of(Other.dispatch({})),
+        new Unavailable({ job: "mail.welcome", engine: "Inngest", detail: "fetch failed" }).message,
+        new Rejected({ job: "mail.welcome", engine: "Inngest", status: 401, detail: "Event key not found" })
+          .message,
+        new PayloadTooLarge({ job: "mail.welcome", engine: "Inngest", size: 4_000_000, limit: 3_145_728 })
+          .message
+      ]).toMatchInlineSnapshot(`
+        [
+          "The payload for "mail.welcome" is invalid: Missing key at "to.email"; Expected number at "tags[1]".",
+          "The payload for "mail.welcome" is invalid: Expected object.",
+          ""mail.welcome" can't be dispatched with this id: it must have 1 to 255 characters, not 0.",
+          ""mail.welcome" can't be dispatched with this id: it must have 1 to 255 characters, not 256.",
+          ""mail.welcome" can't be dispatched with this delay: it must be a finite duration that isn't negative.",
+          ""mail.welcome" can't be dispatched with this at: say either at or delay, not both.",
+          ""mail.welcome" can't be dispatched with this at: it isn't a valid date and time.",
+          ""mail.other" is not in the list of jobs given to InlineDispatcher.layer: add it there, with its handler.",
+          ""mail.welcome" couldn't be dispatched now, Inngest is unavailable: fetch failed.",
+          ""mail.welcome" was rejected by Inngest with status 401: Event key not found.",
+          "The message for "mail.welcome" has 4000000 bytes, more than the 3145728 that Inngest takes.",
+        ]
+      `)
+    })
+  )
+
+  it.effect("of runs that have failed", () =>
+    Effect.gen(function* () {
+      const runner = yield* Attempt.makeRunner([Mail]).pipe(
+        Effect.provide(
+          Mail.toLayer(({ tags }) => (tags.length === 0 ? Effect.fail("the server is busy") : Effect.never))
+        )
+      )
+      const dispatcher = { send: () => Effect.void }
+      const run = (payload: Schema.Json, attempt: number, name: string = Mail.jobName) => {
+        const message = { id: "an-id", name, payload, dispatchedAt: 0 }
+        return Effect.map(runner.run(message, { attempt, dispatcher }), (outcome) =>
+          outcome._tag === "Failed"
+            ? Attempt.JobFailed.of(message, attempt, outcome).message
+            : outcome._tag === "Retry"
+              ? (Cause.prettyErrors(outcome.cause)[0]?.message ?? "")
+              : "it succeeded"
+        )
+      }
+      const good = { to: { email: "a" }, tags: [] }
+      expect([
+        yield* run({ to: { email: 1 }, tags: ["x"] }, 1),
+        yield* run(good, 3),
+        yield* run(good, 1, "mail.unknown"),
+        new Attempt.JobTimeout({
+          job: "mail.welcome",
+          id: "an-id",
+          attempt: 2,
+          timeout: Duration.seconds(30)
+        }).message,
+        new Attempt.InvalidSuccess({ job: "mail.welcome", id: "an-id", issue: 'Expected string at "name"' })
+          .message,
+        new InngestWorker.WorkerLost({ job: "mail.welcome", id: "an-id", detail: "EOF" }).message,
+        new QueueWorker.WorkerLost({ job: "mail.welcome", id: "an-id", attempt: 3 }).message
+      ]).toMatchInlineSnapshot(`
+        [
+          ""mail.welcome" (id an-id) can't be run: The message "an-id" for "mail.welcome" has an invalid payload: Expected string at "to.email"; Expected number at "tags[0]".",
+          ""mail.welcome" (id an-id) failed in all of its 3 attempts, the last time with: the server is busy.",
+          ""mail.unknown" (id an-id) can't be run: "mail.unknown" is not in the list of jobs given to this worker: add it there, with its handler.",
+          "Attempt 2 of "mail.welcome" (id an-id) was interrupted: it took longer than its timeout of 30s.",
+          "The handler of "mail.welcome" (id an-id) succeeded with what its success schema doesn't encode: Expected string at "name".",
+          "The worker of "mail.welcome" (id an-id) gave no answer in its last attempt: EOF",
+          "The worker was lost in attempt 3 of "mail.welcome" (id an-id), the last one.",
+        ]
+      `)
+    })
+  )
+})

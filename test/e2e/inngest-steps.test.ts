@@ -7,22 +7,12 @@ import { DurableDeferred } from "effect/workflow"
 import { writeFileSync } from "node:fs"
 import { join } from "node:path"
 import * as Inngest from "../support/Inngest.ts"
-import * as Child from "../support/inngestChild.ts"
+import type * as Child from "../support/inngestChild.ts"
 import { holds, journalOf, startChild, tempDir } from "../support/inngestFaults.ts"
 import { freePort } from "../support/Postgres.ts"
+import { Approval, parse, Stepwise } from "../support/stepwise.ts"
 
-interface Entry {
-  readonly what: string
-  readonly detail: string
-  readonly time: number
-  readonly pid: string
-}
-
-const entriesOf = (journal: string): ReadonlyArray<Entry> =>
-  journalOf(journal).map((line) => {
-    const [what = "", detail = "", time = "", pid = ""] = line.split(" ")
-    return { what, detail, time: Number(time), pid }
-  })
+const entriesOf = (journal: string) => journalOf(journal).map(parse)
 
 describe.skipIf(Inngest.bin === undefined)("durable steps on Inngest", { concurrent: true }, () => {
   for (const { approved, checkpointing, transport } of [
@@ -53,7 +43,7 @@ describe.skipIf(Inngest.bin === undefined)("durable steps on Inngest", { concurr
           )
           const of = (what: string) => entriesOf(journal).filter((entry) => entry.what === what)
           const approve = Effect.suspend(() =>
-            DurableDeferred.succeed(Child.Approval, {
+            DurableDeferred.succeed(Approval, {
               // sound: the handler wrote it down
               token: (of("token")[0]?.detail ?? "") as DurableDeferred.Token,
               value: 100
@@ -61,8 +51,8 @@ describe.skipIf(Inngest.bin === undefined)("durable steps on Inngest", { concurr
           ).pipe(Effect.provideContext(outside))
 
           const first = yield* startChild({ ...told, stops: true })
-          yield* Inngest.knows(server, Child.Stepwise)
-          yield* Effect.provideContext(Child.Stepwise.dispatch({ n: 5 }), outside)
+          yield* Inngest.knows(server, Stepwise)
+          yield* Effect.provideContext(Stepwise.dispatch({ n: 5 }), outside)
           yield* holds(() => assert.isNotEmpty(of("between")), 30_000)
           if (approved === "early") yield* approve
           yield* Effect.promise(first.kill)

@@ -174,6 +174,12 @@ describe("the newsletter", { concurrent: true }, () => {
             assert.match(output, /sent +8\n/)
             assert.match(output, /failed +2\n/)
             assert.strictEqual(mails(out).length, 8)
+            // the whole chain: an event, its listener, a mail job for each subscriber, each mail once
+            const published = yield* Effect.promise(() =>
+              run("publish", "Issue One", "--dispatcher", "inngest", "--server", server.url, "--out", out)
+            )
+            assert.match(published.output, /sent +8\n/)
+            assert.strictEqual(mails(out).filter((mail) => mail.startsWith("issue-one")).length, 8)
           })
         )
       )

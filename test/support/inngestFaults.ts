@@ -1,4 +1,4 @@
-// What the fault tests on Inngest have in common: a worker process, and its journal.
+// What the fault tests with one worker process have in common: a worker process, and its journal.
 import { Effect } from "effect"
 import { spawn } from "node:child_process"
 import { mkdtempSync, readFileSync, rmSync } from "node:fs"
@@ -38,12 +38,15 @@ export const tempDir = Effect.acquireRelease(
 )
 
 /** A worker process that is ready. */
-export const startChild = (told: Child.Told) =>
+export const startChild = (told: Child.Told) => startProgram("inngestChild.ts", told)
+
+/** A program beside this file that says when it is ready. */
+export const startProgram = (file: string, told: unknown) =>
   Effect.acquireRelease(
     Effect.promise(async () => {
       const child = spawn(
         process.execPath,
-        [fileURLToPath(new URL("inngestChild.ts", import.meta.url)), JSON.stringify(told)],
+        [fileURLToPath(new URL(file, import.meta.url)), JSON.stringify(told)],
         { stdio: ["ignore", "pipe", "inherit"], env: { ...process.env, NODE_NO_WARNINGS: "1" } }
       )
       await new Promise<void>((resolve, reject) => {

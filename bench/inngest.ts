@@ -90,7 +90,7 @@ const worker = async (): Promise<ReadonlyArray<Row>> => {
   await inTurns(4, 500, callOurs, callTheirs)
   const measured: Array<readonly [number, number]> = []
   for (let repetition = 0; repetition < repetitions; repetition++) {
-    measured.push(await inTurns(20, 100, callOurs, callTheirs))
+    measured.push(await inTurns(40, 100, callOurs, callTheirs))
   }
   await ours.dispose()
   return [
@@ -123,9 +123,9 @@ const dispatch = Effect.gen(function* () {
     const single: Array<readonly [number, number]> = []
     const batch: Array<readonly [number, number, number]> = []
     for (let repetition = 0; repetition < repetitions; repetition++) {
-      const took = await inTurns(20, 100, ours, theirs)
+      const took = await inTurns(60, 30, ours, theirs)
       single.push(took)
-      const [all, sdkAll] = await inTurns(4, 1, thousand, sdkThousand)
+      const [all, sdkAll] = await inTurns(10, 1, thousand, sdkThousand)
       batch.push([all, took[1] * 1_000, sdkAll])
     }
     await runtime.dispose()

@@ -8,9 +8,10 @@ import * as Context from "effect/Context"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import type * as LogLevel from "effect/LogLevel"
+import * as LogLevel from "effect/LogLevel"
 import * as Option from "effect/Option"
 import * as Redacted from "effect/Redacted"
+import { MinimumLogLevel } from "effect/References"
 import { type ClientOptions, Inngest, type Logger } from "inngest"
 import { checkedDelay } from "../RetryPolicy.ts"
 
@@ -107,9 +108,12 @@ const devOptions = (dev: string | undefined): Pick<InngestClientOptions, "isDev"
 /** The SDK logs strings and records, an error among them under `err`. */
 const effectLogger = (context: Context.Context<never>): Logger & { readonly flush: () => Promise<void> } => {
   const run = Effect.runForkWith(context)
+  const minimum = Context.get(context, MinimumLogLevel)
   const log =
     (level: LogLevel.Severity) =>
     (...args: ReadonlyArray<unknown>): void => {
+      // it says much at debug level, in every request
+      if (LogLevel.isGreaterThan(minimum, level)) return
       const messages: Array<unknown> = []
       const annotations: Record<string, unknown> = { logger: "inngest" }
       for (const arg of args) {

@@ -98,7 +98,8 @@ export const toMessage = (job: Job.Any, event: IncomingEvent, now: number): JobM
   const json = event.data as Schema.Json
   if (!isRecord(json)) return { id, name: job.jobName, payload: json, dispatchedAt: ts }
   const { [reservedKey]: reserved, ...payload } = json
-  const meta = Option.getOrElse(decodeMeta(reserved), (): typeof Meta.Type => ({}))
+  const meta: typeof Meta.Type =
+    reserved === undefined ? {} : Option.getOrElse(decodeMeta(reserved), () => ({}))
   return {
     id,
     name: job.jobName,

@@ -34,7 +34,7 @@ const cells = (row: Row): ReadonlyArray<string> => {
 const table = [["", "min", "median", "max", ""], ...rows.map(cells)]
 const widths = [0, 1, 2, 3].map((column) => Math.max(...table.map((row) => row[column]?.length ?? 0)))
 console.log(
-  `Ratios of ${rows[0]?.ratios.length ?? 0} repetitions, Node ${process.version}, ${cpus()[0]?.model}`
+  `Ratios of up to ${Math.max(0, ...rows.map(({ ratios }) => ratios.length))} repetitions, Node ${process.version}, ${cpus()[0]?.model}`
 )
 for (const row of table) {
   const [name = "", ...rest] = row

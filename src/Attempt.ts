@@ -118,8 +118,10 @@ export class JobFailed extends Schema.TaggedError<JobFailed>()("JobFailed", {
     const job = `"${this.job}" (id ${this.id})`
     switch (this.reason) {
       case "InvalidPayload":
+        // it names the message, the job and the path itself
+        return end
       case "UnknownJob":
-        return `${job} can't be run: ${end}`
+        return `The message "${this.id}" can't be run: ${end}`
       case "NotRetryable":
         return `${job} failed in attempt ${this.attempts} with an error that isn't retried: ${end}`
       case "AttemptsExhausted":

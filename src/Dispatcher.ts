@@ -288,7 +288,13 @@ const notBefore = (
     if (options.at !== undefined) return invalidOption(target, "at", "say either at or delay, not both")
     const delay = Option.getOrUndefined(Duration.fromInput(options.delay))
     if (delay === undefined || !Duration.isFinite(delay) || Duration.isNegative(delay)) {
-      return invalidOption(target, "delay", "it must be a finite duration that isn't negative")
+      return invalidOption(
+        target,
+        "delay",
+        `it must be a finite duration that isn't negative, not ${
+          delay === undefined ? JSON.stringify(options.delay) : Duration.format(delay)
+        }`
+      )
     }
     return Effect.succeed(Duration.isZero(delay) ? undefined : now + Duration.toMillis(delay))
   }

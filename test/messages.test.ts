@@ -1,6 +1,7 @@
 // Every refusal as a user meets it in a terminal. Each is a full sentence that says what, where and how else.
 import { it } from "@effect/vitest"
-import { Cause, Duration, Effect, Exit, Layer, Schema } from "effect"
+import { Cause, Duration, Effect, Exit, Fiber, Layer, Schedule, Schema } from "effect"
+import { TestClock } from "effect/testing"
 import {
   Attempt,
   CronJob,
@@ -9,6 +10,7 @@ import {
   DomainEvent,
   InlineDispatcher,
   Job,
+  Listener,
   PayloadTooLarge,
   Rejected,
   RetryPolicy,
@@ -59,11 +61,16 @@ describe("messages", () => {
         () => Job.make("mail", { payload, retry: { attempts: 1.5 } }),
         () => Job.make("mail", { payload, timeout: 0 }),
         () => Job.make("mail", { payload, timeout: "-1 seconds" }),
+        () => Job.make("mail", { payload, timeout: untyped("soon") }),
         () => DomainEvent.make("Post Published", { payload }),
+        () => DomainEvent.make("post.published", { payload: untyped("text") }),
+        () => Listener.make("On Published", { event: DomainEvent.make("post.published", { payload }) }),
         () => RetryPolicy.fixed({ attempts: 2, delay: Duration.infinity }),
         () => RetryPolicy.fixed({ attempts: 2, delay: "-1 seconds" }),
         () => RetryPolicy.exponential({ attempts: 2, initialDelay: 1, factor: 0.5 }),
         () => RetryPolicy.make({ attempts: 2, jitter: 2 }),
+        () => RetryPolicy.fromSchedule(Schedule.forever),
+        () => CronJob.make("Every Day", { cron: "0 9 * * *" }),
         () => CronJob.make("daily", { cron: "0 9 * *" }),
         () => CronJob.make("daily", { cron: "0 25 * * *" }),
         () => CronJob.make("daily", { cron: "0 0 30 2 *" }),
@@ -81,11 +88,16 @@ describe("messages", () => {
         "A retry policy's attempts must be an integer of at least 1 (the first run counts), not 1.5.",
         "The timeout of the job "mail" must be longer than nothing.",
         "The timeout of the job "mail" must be a finite duration that isn't negative, not -1s.",
+        "The timeout of the job "mail" must be a finite duration that isn't negative, not "soon".",
         ""Post Published" can't be the name of a domain event: use words of a-z and 0-9 joined by ".", "-", "_" or "/", as in "mail.welcome".",
-        "A retry policy's delay must be a finite duration that isn't negative, not Infinity.",
+        "The payload of the domain event "post.published" must be struct fields or a struct schema, as in { email: Schema.String }.",
+        ""On Published" can't be the name of a listener: use words of a-z and 0-9 joined by ".", "-", "_" or "/", as in "mail.welcome".",
+        "Duration is not defined",
         "A retry policy's delay must be a finite duration that isn't negative, not -1s.",
         "A retry policy's factor must be a finite number of at least 1, not 0.5.",
         "A retry policy's jitter must be from 0 to 1, not 2.",
+        "A retry policy from a schedule that never ends needs attempts: say how many runs there may be.",
+        ""Every Day" can't be the name of a cron job: use words of a-z and 0-9 joined by ".", "-", "_" or "/", as in "mail.welcome".",
         ""0 9 * *" can't be the schedule of the cron job "daily": it must have five fields (minute, hour, day of the month, month, day of the week), as in "0 9 * * 1-5".",
         ""0 25 * * *" can't be the schedule of the cron job "daily": Expected a value between 0 and 23.",
         ""0 0 30 2 *" can't be the schedule of the cron job "daily": no date fits it.",
@@ -97,6 +109,13 @@ describe("messages", () => {
 
   it.effect("of layers that can't be built", () =>
     Effect.gen(function* () {
+      const inline = (options: InlineDispatcher.Options) =>
+        death(Effect.scoped(Layer.build(Layer.provide(InlineDispatcher.layer([Mail], options), MailLive))))
+      class Slow extends Job.make("mail.slow", {
+        payload: {},
+        retry: RetryPolicy.fixed({ attempts: 2, delay: "500 days" })
+      }) {}
+      const SlowLive = Slow.toLayer(() => Effect.void)
       class Many extends Job.make("mail.many", { payload: {}, retry: { attempts: 30 } }) {}
       const ManyLive = Many.toLayer(() => Effect.void)
       const noDispatcher = Layer.succeed(Dispatcher, { send: () => Effect.void })
@@ -104,11 +123,10 @@ describe("messages", () => {
         yield* death(
           Effect.scoped(Layer.build(Layer.provide(InlineDispatcher.layer([Mail, Mail]), MailLive)))
         ),
-        yield* death(
-          Effect.scoped(
-            Layer.build(Layer.provide(InlineDispatcher.layer([Mail], { concurrency: 0 }), MailLive))
-          )
-        ),
+        yield* inline({ concurrency: 0 }),
+        yield* inline({ drainTimeout: "-1 seconds" }),
+        yield* inline({ rememberIds: { capacity: 1.5 } }),
+        yield* inline({ rememberIds: { timeToLive: "-1 seconds" } }),
         yield* death(
           Effect.scoped(
             Layer.build(
@@ -122,13 +140,22 @@ describe("messages", () => {
           Effect.scoped(InngestWorker.functions([Many])).pipe(
             Effect.provide([ManyLive, noDispatcher, InngestClient.layer({ id: "a", isDev: true })])
           )
+        ),
+        yield* death(
+          Effect.scoped(InngestWorker.functions([Slow])).pipe(
+            Effect.provide([SlowLive, noDispatcher, InngestClient.layer({ id: "a", isDev: true })])
+          )
         )
       ]).toMatchInlineSnapshot(`
         [
           "Two jobs in the list have the name "mail.welcome": give each a name of its own.",
           "The concurrency of InlineDispatcher.layer must be an integer of at least 1, not 0.",
+          "The drainTimeout of InlineDispatcher.layer must be a finite duration that isn't negative, not -1s.",
+          "The rememberIds.capacity of InlineDispatcher.layer must be an integer of at least 1, not 1.5.",
+          "The rememberIds.timeToLive of InlineDispatcher.layer must be a finite duration that isn't negative, not -1s.",
           "The concurrency of QueueWorker.layer must be an integer of at least 1, not 0.5.",
           ""mail.many" can't have 30 attempts on Inngest: it has at most 21 (20 retries).",
+          ""mail.slow" can't wait for 500d after attempt 1 on Inngest: a retry comes after 1d at most.",
         ]
       `)
     })
@@ -146,6 +173,7 @@ describe("messages", () => {
         yield* of(Mail.dispatch(payload, { id: "" })),
         yield* of(Mail.dispatch(payload, { id: "x".repeat(256) })),
         yield* of(Mail.dispatch(payload, { delay: "-1 seconds" })),
+        yield* of(Mail.dispatch(payload, { delay: untyped("soon") })),
         yield* of(Mail.dispatch(payload, { delay: 1, at: 1 })),
         yield* of(Mail.dispatch(payload, { at: "soon" })),
         yield* of(Other.dispatch({})),
@@ -160,7 +188,8 @@ describe("messages", () => {
           "The payload for "mail.welcome" is invalid: Expected object.",
           ""mail.welcome" can't be dispatched with this id: it must have 1 to 255 characters, not 0.",
           ""mail.welcome" can't be dispatched with this id: it must have 1 to 255 characters, not 256.",
-          ""mail.welcome" can't be dispatched with this delay: it must be a finite duration that isn't negative.",
+          ""mail.welcome" can't be dispatched with this delay: it must be a finite duration that isn't negative, not -1s.",
+          ""mail.welcome" can't be dispatched with this delay: it must be a finite duration that isn't negative, not "soon".",
           ""mail.welcome" can't be dispatched with this at: say either at or delay, not both.",
           ""mail.welcome" can't be dispatched with this at: it isn't a valid date and time.",
           ""mail.other" is not in the list of jobs given to InlineDispatcher.layer: add it there, with its handler.",
@@ -174,10 +203,21 @@ describe("messages", () => {
 
   it.effect("of runs that have failed", () =>
     Effect.gen(function* () {
-      const runner = yield* Attempt.makeRunner([Mail]).pipe(
-        Effect.provide(
-          Mail.toLayer(({ tags }) => (tags.length === 0 ? Effect.fail("the server is busy") : Effect.never))
-        )
+      class Once extends Job.make("mail.once", {
+        payload: {},
+        success: Schema.Struct({ name: Schema.String })
+      }) {}
+      class Picky extends Job.make("mail.picky", {
+        payload: {},
+        error: Schema.String,
+        retry: { attempts: 3, while: (error) => error !== "no such address" }
+      }) {}
+      const runner = yield* Attempt.makeRunner([Mail, Once, Picky]).pipe(
+        Effect.provide([
+          Mail.toLayer(({ tags }) => (tags.length === 0 ? Effect.fail("the server is busy") : Effect.never)),
+          Once.toLayer(() => Effect.succeed(untyped({ name: 1 }))),
+          Picky.toLayer(() => Effect.fail("no such address"))
+        ])
       )
       const dispatcher = { send: () => Effect.void }
       const run = (payload: Schema.Json, attempt: number, name: string = Mail.jobName) => {
@@ -191,27 +231,25 @@ describe("messages", () => {
         )
       }
       const good = { to: { email: "a" }, tags: [] }
+      const slow = yield* Effect.forkChild(run({ ...good, tags: [1] }, 2))
+      yield* TestClock.adjust("1 second")
       expect([
         yield* run({ to: { email: 1 }, tags: ["x"] }, 1),
         yield* run(good, 3),
-        yield* run(good, 1, "mail.unknown"),
-        new Attempt.JobTimeout({
-          job: "mail.welcome",
-          id: "an-id",
-          attempt: 2,
-          timeout: Duration.seconds(30)
-        }).message,
-        new Attempt.InvalidSuccess({ job: "mail.welcome", id: "an-id", issue: 'Expected string at "name"' })
-          .message,
+        yield* run({}, 1, Once.jobName),
+        yield* run({}, 1, Picky.jobName),
+        yield* run({}, 1, "mail.unknown"),
+        yield* Fiber.join(slow),
         new InngestWorker.WorkerLost({ job: "mail.welcome", id: "an-id", detail: "EOF" }).message,
         new QueueWorker.WorkerLost({ job: "mail.welcome", id: "an-id", attempt: 3 }).message
       ]).toMatchInlineSnapshot(`
         [
-          ""mail.welcome" (id an-id) can't be run: The message "an-id" for "mail.welcome" has an invalid payload: Expected string at "to.email"; Expected number at "tags[0]".",
+          "The message "an-id" for "mail.welcome" has an invalid payload: Expected string at "to.email"; Expected number at "tags[0]".",
           ""mail.welcome" (id an-id) failed in all of its 3 attempts, the last time with: the server is busy.",
-          ""mail.unknown" (id an-id) can't be run: "mail.unknown" is not in the list of jobs given to this worker: add it there, with its handler.",
-          "Attempt 2 of "mail.welcome" (id an-id) was interrupted: it took longer than its timeout of 30s.",
-          "The handler of "mail.welcome" (id an-id) succeeded with what its success schema doesn't encode: Expected string at "name".",
+          ""mail.once" (id an-id) failed in its only attempt: The handler of "mail.once" (id an-id) succeeded with what its success schema doesn't encode: Expected string at "name".",
+          ""mail.picky" (id an-id) failed in attempt 1 with an error that isn't retried: no such address.",
+          "The message "an-id" can't be run: "mail.unknown" is not in the list of jobs given to this worker: add it there, with its handler.",
+          "Attempt 2 of "mail.welcome" (id an-id) was interrupted: it took longer than its timeout of 1s.",
           "The worker of "mail.welcome" (id an-id) gave no answer in its last attempt: EOF",
           "The worker was lost in attempt 3 of "mail.welcome" (id an-id), the last one.",
         ]

@@ -29,7 +29,7 @@ const render = (spans: ReadonlyArray<Tracer.Span>): string => {
           [
             indent + span.name,
             span.kind,
-            ...(attempt === undefined ? [] : [`effect_jobs.attempt=${attempt}`]),
+            ...(attempt === undefined ? [] : [`effect_jobs.attempt=${Number(attempt)}`]),
             ...(failed ? ["failed"] : [])
           ].join("  "),
           ...lines(span.spanId, `${indent}  `)

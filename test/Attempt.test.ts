@@ -194,7 +194,7 @@ describe("a run", () => {
       assert(wrong._tag === "Failed")
       assert.strictEqual(
         Attempt.JobFailed.of(message("attempt.work", {}), 1, wrong).message,
-        `"attempt.work" (id 1) can't be run: The message "1" for "attempt.work" has an invalid payload: Missing key at "password"; Expected number at "failures".`
+        `The message "1" for "attempt.work" has an invalid payload: Missing key at "password"; Expected number at "failures".`
       )
       assert.deepInclude(yield* run(message("attempt.work", null), options), { reason: "InvalidPayload" })
       assert.deepInclude(yield* run(message("attempt.work", "text"), options), { reason: "InvalidPayload" })

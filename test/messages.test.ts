@@ -92,7 +92,7 @@ describe("messages", () => {
         ""Post Published" can't be the name of a domain event: use words of a-z and 0-9 joined by ".", "-", "_" or "/", as in "mail.welcome".",
         "The payload of the domain event "post.published" must be struct fields or a struct schema, as in { email: Schema.String }.",
         ""On Published" can't be the name of a listener: use words of a-z and 0-9 joined by ".", "-", "_" or "/", as in "mail.welcome".",
-        "Duration is not defined",
+        "A retry policy's delay must be a finite duration that isn't negative, not Infinity.",
         "A retry policy's delay must be a finite duration that isn't negative, not -1s.",
         "A retry policy's factor must be a finite number of at least 1, not 0.5.",
         "A retry policy's jitter must be from 0 to 1, not 2.",

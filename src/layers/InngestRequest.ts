@@ -23,11 +23,11 @@ export class InngestRequest {
    * Runs an effect for the SDK, which wants promises. One that is interrupted because its request has been
    * answered is never settled: it isn't a failure.
    */
-  readonly promise = <A, E>(
+  promise<A, E>(
     fork: (effect: Effect.Effect<A, E>) => Fiber.Fiber<A, E>,
     effect: Effect.Effect<A, E>
-  ): Promise<A> =>
-    new Promise((resolve, reject) => {
+  ): Promise<A> {
+    return new Promise((resolve, reject) => {
       const fiber = fork(effect)
       this.fibers.add(fiber)
       fiber.addObserver((exit) => {
@@ -42,10 +42,12 @@ export class InngestRequest {
         }
       })
     })
+  }
 
-  readonly close = (): Promise<void> => {
+  /** Interrupts what is left; `undefined` where nothing is. */
+  close(): Promise<void> | undefined {
     this.answered = true
-    return this.fibers.size === 0 ? Promise.resolve() : Effect.runPromise(Fiber.interruptAll(this.fibers))
+    return this.fibers.size === 0 ? undefined : Effect.runPromise(Fiber.interruptAll(this.fibers))
   }
 }
 
@@ -53,6 +55,7 @@ const key: unique symbol = Symbol.for("effect-jobs/InngestRequest")
 
 /** The request in which a function runs. */
 export const requestOf = (context: object): InngestRequest => {
+  // sound: only the middleware below writes under this key
   const request = (context as { readonly [key]?: InngestRequest })[key]
   if (request === undefined) throw new Error("The middleware of InngestWorker isn't there.")
   return request
@@ -67,14 +70,16 @@ export class RequestMiddleware extends Middleware.BaseMiddleware {
     arg: Middleware.TransformFunctionInputArgs
   ): Middleware.TransformFunctionInputArgs {
     this.request.memoized = arg.steps
-    return { ...arg, ctx: Object.assign({}, arg.ctx, { [key]: this.request }) }
+    Object.assign(arg.ctx, { [key]: this.request })
+    return arg
   }
 
   override async wrapRequest({ next }: Middleware.WrapRequestArgs): Promise<Middleware.Response> {
     try {
       return await next()
     } finally {
-      await this.request.close()
+      const left = this.request.close()
+      if (left !== undefined) await left
     }
   }
 }

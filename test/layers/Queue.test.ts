@@ -316,7 +316,8 @@ for (const [name, store] of Stores.all) {
         const gaps = () =>
           [...at.values()].flatMap(([first = 0, second]) => (second === undefined ? [] : [second - first]))
         yield* eventually(Effect.sync(gaps), ({ length }) => length === 8)
-        assert.isAtLeast(Math.min(...gaps()), 2_000)
+        // a timer may fire a fraction of a millisecond before its time by performance.now
+        assert.isAtLeast(Math.min(...gaps()), 1_999)
         yield* stop
       }).pipe(Effect.scoped)
     )

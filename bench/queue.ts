@@ -180,7 +180,7 @@ const memory = Effect.gen(function* () {
 }).pipe(Effect.provide(QueueStore.layerMemory))
 
 const sqlite = Effect.gen(function* () {
-  const count = 5_000
+  const count = 10_000
   return againstBare("SQLite", count, yield* repeat(effects(count)))
 }).pipe(
   Effect.provide(
@@ -334,7 +334,7 @@ const bull = (port: number, count: number) =>
   })
 
 const redis = Effect.gen(function* () {
-  const count = 5_000
+  const count = 10_000
   const { port } = yield* Redis.make
   const rounds = yield* repeat({ ...effects(count), bull: bull(port, count) }).pipe(
     Effect.provide(Layer.provide(QueueStore.layerRedis(), Redis.client(port)))

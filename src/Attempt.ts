@@ -17,6 +17,7 @@ import * as SchemaParser from "effect/SchemaParser"
 import type * as SchemaIssue from "effect/SchemaIssue"
 import type * as Scope from "effect/Scope"
 import { ParentSpan, type Span } from "effect/Tracer"
+import type { WorkflowEngine } from "effect/workflow/WorkflowEngine"
 import { DefinitionError } from "./DefinitionError.ts"
 import {
   type Dispatcher,
@@ -183,7 +184,10 @@ interface Compiled {
   readonly encodeError: (error: unknown) => Effect.Effect<Schema.Json, unknown, unknown>
   readonly spanName: string
   readonly spanAttributes: ReadonlyArray<readonly [string, string]>
-  readonly servicesIn: (surroundings: Context.Context<never>) => Context.Context<never>
+  readonly workerContext: (
+    surroundings: Context.Context<never>,
+    dispatcher: Dispatcher["Service"]
+  ) => Context.Context<Dispatcher | WorkflowEngine>
   readonly attempts: Record<Outcome["_tag"] | "Interrupted", Metric.Counter<number>>
   readonly inFlight: Metric.Gauge<number>
   readonly duration: Metric.Histogram<number>
@@ -252,7 +256,7 @@ const compile = (job: Job.Any, handler: Job.HandlerService): Compiled => {
       ["messaging.operation.name", "process"],
       ["messaging.destination.name", job.jobName]
     ],
-    servicesIn: services(handler.context),
+    workerContext: workerContext(handler),
     attempts: {
       Succeeded: attemptsTotal(job, "succeeded"),
       Retry: attemptsTotal(job, "retry"),
@@ -271,12 +275,20 @@ const compile = (job: Job.Any, handler: Job.HandlerService): Compiled => {
   }
 }
 
-/** A handler's services over the run's surroundings, which are the same from run to run of a worker. */
-const services = (own: Context.Context<never>) => {
-  let last: readonly [Context.Context<never>, Context.Context<never>] | undefined
-  return (surroundings: Context.Context<never>): Context.Context<never> => {
-    if (last?.[0] !== surroundings) last = [surroundings, Context.merge(surroundings, own)]
-    return last[1]
+/** {@link Job.workerContext}, made again when what it is made of has changed: a worker has one. */
+const workerContext = (handler: Job.HandlerService): Compiled["workerContext"] => {
+  let last:
+    | {
+        readonly surroundings: Context.Context<never>
+        readonly dispatcher: Dispatcher["Service"]
+        readonly made: Context.Context<Dispatcher | WorkflowEngine>
+      }
+    | undefined
+  return (surroundings, dispatcher) => {
+    if (last?.surroundings !== surroundings || last.dispatcher !== dispatcher) {
+      last = { surroundings, dispatcher, made: Job.workerContext(surroundings, handler, dispatcher) }
+    }
+    return last.made
   }
 }
 
@@ -401,6 +413,12 @@ const nothing: Succeeded = { _tag: "Succeeded", value: undefined, encoded: null 
 const withSchemaServices = <A, E>(effect: Effect.Effect<A, E, unknown>): Effect.Effect<A, E> =>
   effect as Effect.Effect<A, E>
 
+/** For a failure's codec, outside of a run. */
+const withServices =
+  ({ handler }: Compiled) =>
+  (surroundings: Context.Context<never>): Context.Context<never> =>
+    Context.merge(surroundings, handler.context)
+
 const decode = (self: Compiled, message: JobMessage): Effect.Effect<unknown, InvalidPayload> =>
   withSchemaServices(
     Effect.mapError(self.job.target.codec.decode(message.payload), (issue) =>
@@ -418,8 +436,7 @@ const runContext = (
   const { jobName, retry } = self.job
   const context = Context.add(
     Job.handlerContext(
-      self.servicesIn(surroundings),
-      options.dispatcher,
+      self.workerContext(surroundings, options.dispatcher),
       {
         id: message.id,
         job: jobName,
@@ -496,7 +513,7 @@ const encodeFailure = (
   if (self === undefined || error._tag === "None") return defect
   return withSchemaServices(self.encodeError(error.value)).pipe(
     Effect.catch(() => defect),
-    Effect.updateContext((surroundings: Context.Context<never>) => self.servicesIn(surroundings))
+    Effect.updateContext(withServices(self))
   )
 }
 
@@ -512,6 +529,6 @@ const decodeFailure = (
   return withSchemaServices(decodeError(failure)).pipe(
     Effect.map((error) => Cause.fail(error)),
     Effect.catch(() => defect),
-    Effect.updateContext((surroundings: Context.Context<never>) => self.servicesIn(surroundings))
+    Effect.updateContext(withServices(self))
   )
 }

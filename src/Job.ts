@@ -358,8 +358,7 @@ const runOnce = (self: Definition, input: unknown) =>
           const dispatcher = Option.getOrElse(Context.getOption(context, Dispatcher), () => noDispatcher)
           return Effect.updateContext(Effect.scoped(handler.run(payload)), () =>
             handlerContext(
-              Context.merge(context, handler.context),
-              dispatcher,
+              workerContext(context, handler, dispatcher),
               {
                 id: crypto.randomUUID(),
                 job: self.jobName,
@@ -375,16 +374,27 @@ const runOnce = (self: Definition, input: unknown) =>
   )
 
 /**
- * What a handler runs with: `services` (the run's surroundings, such as its clock, tracer and loggers, and over
- * them the services of the handler's Layer), and over those what the runner provides.
+ * What all runs of a worker have: its surroundings (such as clock, tracer and loggers), the services of the
+ * handler's Layer over them, and over those what the runner provides to every run alike.
  */
+export const workerContext = (
+  surroundings: Context.Context<never>,
+  handler: HandlerService,
+  dispatcher: Dispatcher["Service"]
+): Context.Context<Dispatcher | WorkflowEngine> =>
+  Context.add(
+    Context.add(Context.merge(surroundings, handler.context), Dispatcher, dispatcher),
+    WorkflowEngine,
+    Steps.engine
+  )
+
+/** What a handler runs with: its worker's context, and what is this run's alone. */
 export const handlerContext = (
-  services: Context.Context<never>,
-  dispatcher: Dispatcher["Service"],
+  worker: Context.Context<Dispatcher | WorkflowEngine>,
   run: CurrentRun["Service"],
   steps: () => Steps.RunSteps
 ): Context.Context<Exclude<Provided, Scope.Scope>> =>
-  Steps.provide(Context.add(Context.add(services, Dispatcher, dispatcher), CurrentRun, run), {
+  Steps.provide(Context.add(worker, CurrentRun, run), {
     job: run.job,
     id: run.id,
     attempt: run.attempt,

@@ -245,19 +245,15 @@ const instanceOf = (state: Pick<State, "job" | "id">): WorkflowInstance["Service
   return WorkflowInstance.initial(workflow, state.id)
 }
 
-/** Adds to a run's context what its steps need. */
+/** Adds to a run's context what its steps need, beside the {@link engine}. */
 export const provide = <R>(
   context: Context.Context<R>,
   run: Pick<State, "job" | "id" | "attempt" | "steps">
-): Context.Context<R | WorkflowEngine | WorkflowInstance> =>
+): Context.Context<R | WorkflowInstance> =>
   Context.add(
-    Context.add(
-      Context.add(context, CurrentSteps, { ...run, used: new Map(), clocks: new Map() }),
-      WorkflowInstance,
-      instanceOf(run)
-    ),
-    WorkflowEngine,
-    engine
+    Context.add(context, CurrentSteps, { ...run, used: new Map(), clocks: new Map() }),
+    WorkflowInstance,
+    instanceOf(run)
   )
 
 /** What keeps the records of one run. */

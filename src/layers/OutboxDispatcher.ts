@@ -41,8 +41,7 @@ export const layerOnStore: Layer.Layer<Dispatcher, never, OutboxStore | SqlClien
         QueueElement.offer(store, {
           queue: QueueElement.outboxQueue,
           id,
-          element: QueueElement.encodeRequest(request),
-          delayMillis: 0
+          element: QueueElement.encodeRequest(request)
         })
       )
 

@@ -45,30 +45,26 @@ export const layer: Layer.Layer<Dispatcher, never, PersistedQueueStore> = Layer.
             )
           )
         : Effect.mapError(QueueSteps.complete(backing, message), (error) => unavailable(message.name, error))
-    const offer = (request: Request, now: number): Effect.Effect<void, DispatchError> => {
+    const offer = (request: Request): Effect.Effect<void, DispatchError> => {
       const { kind, message, notBefore } = request
       if (kind === "completion") return complete(request)
+      const queue =
+        kind === "event" ? QueueElement.eventQueue(message.name) : QueueElement.jobQueue(message.name)
+      const element = { queue, id: message.id, element: message }
       return Effect.mapError(
-        QueueElement.offer(store, {
-          queue:
-            kind === "event" ? QueueElement.eventQueue(message.name) : QueueElement.jobQueue(message.name),
-          id: message.id,
-          element: message,
-          delayMillis: notBefore === undefined ? 0 : notBefore - now
-        }),
+        notBefore === undefined
+          ? QueueElement.offer(store, element)
+          : Effect.flatMap(Clock.currentTimeMillis, (now) =>
+              QueueElement.offer(store, { ...element, delayMillis: notBefore - now })
+            ),
         (error) => unavailable(message.name, error)
       )
     }
     return {
       send: (requests) =>
-        Effect.flatMap(Clock.currentTimeMillis, (now) =>
-          requests.length === 1
-            ? offer(requests[0], now)
-            : Effect.forEach(requests, (request) => offer(request, now), {
-                concurrency: offersAtOnce,
-                discard: true
-              })
-        )
+        requests.length === 1
+          ? offer(requests[0])
+          : Effect.forEach(requests, offer, { concurrency: offersAtOnce, discard: true })
     }
   })
 )

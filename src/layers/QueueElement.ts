@@ -139,16 +139,19 @@ export const offer = (
     readonly queue: string
     readonly id: string
     readonly element: unknown
-    readonly delayMillis: number
+    /** Default: at once. */
+    readonly delayMillis?: number | undefined
   }
-): Effect.Effect<void, PersistedQueueError> =>
-  store.offer({
+): Effect.Effect<void, PersistedQueueError> => {
+  const { delayMillis = 0 } = options
+  return store.offer({
     name: options.queue,
     id: elementId(options.id),
     element: options.element,
     isCustomId: true,
-    delay: options.delayMillis > 0 ? Duration.millis(options.delayMillis) : undefined
+    delay: delayMillis > 0 ? Duration.millis(delayMillis) : undefined
   })
+}
 
 /** What no database's text column takes: NUL, and halves of surrogate pairs. Redis' store replaces the same way. */
 const elementId = (id: string): string => id.toWellFormed().replaceAll("\0", "\uFFFD")

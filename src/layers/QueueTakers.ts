@@ -1,12 +1,15 @@
 /**
  * The fibers that take from a set of queues: how many run at once, and how they stop.
  */
+import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
-import type { PersistedQueueStore } from "effect/persistence/PersistedQueue"
-import type * as Scope from "effect/Scope"
+import * as Layer from "effect/Layer"
+import { PersistedQueueStore } from "effect/persistence/PersistedQueue"
+import { BackingPersistence } from "effect/persistence/Persistence"
+import * as Scope from "effect/Scope"
 import { DefinitionError } from "../DefinitionError.ts"
 import * as QueueElement from "./QueueElement.ts"
 
@@ -31,6 +34,24 @@ export interface Options {
   readonly drainTimeout: Duration.Duration
   /** Runs when the scope begins to close. */
   readonly onClose: Effect.Effect<void>
+}
+
+/**
+ * The surroundings without what a taker has no use for, or was given: its layer's services and all of our own.
+ * Effect copies a fiber's context at every finalizer, and a store has some for every element.
+ */
+const slim = (context: Context.Context<never>): Context.Context<never> => {
+  const unused: ReadonlySet<string> = new Set([
+    Scope.Scope.key,
+    Layer.CurrentMemoMap.key,
+    PersistedQueueStore.key,
+    BackingPersistence.key
+  ])
+  return Context.makeUnsafe(
+    new Map(
+      Array.from(context.mapUnsafe).filter(([key]) => !unused.has(key) && !key.startsWith("effect-jobs/"))
+    )
+  )
 }
 
 /** How long a claimed element waits for a free slot before it is given back for another worker. */
@@ -126,10 +147,16 @@ export const run = (options: Options): Effect.Effect<void, never, Scope.Scope> =
         yield* Fiber.interruptAll(left.map(({ fiber }) => fiber))
       })
     )
+    const context = slim(yield* Effect.context<never>())
     for (const source of options.sources) {
       for (let n = 0; n < options.concurrency; n++) {
         const taker: Taker = { busy: false }
-        takers.push({ taker, fiber: yield* Effect.forkDetach(loop(taker, source)) })
+        takers.push({
+          taker,
+          fiber: yield* Effect.forkDetach(
+            Effect.updateContext(loop(taker, source), (_: Context.Context<never>) => context)
+          )
+        })
       }
     }
   })

@@ -123,8 +123,7 @@ const offerNow = (self: Worker, message: JobMessage) =>
   QueueElement.offer(self.store, {
     queue: QueueElement.jobQueue(message.name),
     id: message.id,
-    element: message,
-    delayMillis: 0
+    element: message
   })
 
 const runJob = (

@@ -141,6 +141,8 @@ export interface RunOptions {
   readonly dispatcher: Dispatcher["Service"]
   /** Where the run keeps its durable steps. Default: in memory, for this attempt alone. */
   readonly steps?: (() => Steps.RunSteps) | undefined
+  /** What the handler sees as its `WorkflowEngine`. Default: one that has steps, and no workflows. */
+  readonly engine?: WorkflowEngine["Service"] | undefined
 }
 
 /** Runs messages of a list of jobs. */
@@ -186,7 +188,7 @@ interface Compiled {
   readonly spanAttributes: ReadonlyArray<readonly [string, string]>
   readonly workerContext: (
     surroundings: Context.Context<never>,
-    dispatcher: Dispatcher["Service"]
+    options: RunOptions
   ) => Context.Context<Dispatcher | WorkflowEngine>
   readonly attempts: Record<Outcome["_tag"] | "Interrupted", Metric.Counter<number>>
   readonly inFlight: Metric.Gauge<number>
@@ -281,12 +283,14 @@ const workerContext = (handler: Job.HandlerService): Compiled["workerContext"] =
     | {
         readonly surroundings: Context.Context<never>
         readonly dispatcher: Dispatcher["Service"]
+        readonly engine: WorkflowEngine["Service"] | undefined
         readonly made: Context.Context<Dispatcher | WorkflowEngine>
       }
     | undefined
-  return (surroundings, dispatcher) => {
-    if (last?.surroundings !== surroundings || last.dispatcher !== dispatcher) {
-      last = { surroundings, dispatcher, made: Job.workerContext(surroundings, handler, dispatcher) }
+  return (surroundings, { dispatcher, engine }) => {
+    if (last?.surroundings !== surroundings || last.dispatcher !== dispatcher || last.engine !== engine) {
+      const made = Job.workerContext(surroundings, handler, dispatcher, engine)
+      last = { surroundings, dispatcher, engine, made }
     }
     return last.made
   }
@@ -339,6 +343,14 @@ class Undecodable {
   readonly error: InvalidPayload
   constructor(error: InvalidPayload) {
     this.error = error
+  }
+}
+
+/** What a handler of an engine's own fails with where no policy is to be asked: the cause is the failure. */
+export class Final {
+  readonly cause: Cause.Cause<unknown>
+  constructor(cause: Cause.Cause<unknown>) {
+    this.cause = cause
   }
 }
 
@@ -436,7 +448,7 @@ const runContext = (
   const { jobName, retry } = self.job
   const context = Context.add(
     Job.handlerContext(
-      self.workerContext(surroundings, options.dispatcher),
+      self.workerContext(surroundings, options),
       {
         id: message.id,
         job: jobName,
@@ -465,6 +477,9 @@ const classify = (
   const error = Cause.findErrorOption(cause)
   if (error._tag === "Some" && error.value instanceof Undecodable) {
     return Effect.succeed({ _tag: "Failed", reason: "InvalidPayload", cause: Cause.fail(error.value.error) })
+  }
+  if (error._tag === "Some" && error.value instanceof Final) {
+    return Effect.succeed({ _tag: "Failed", reason: "NotRetryable", cause: error.value.cause })
   }
   // sound: a typed error of this job's handler is what this job's policy looks at
   const policy = self.job.retry as RetryPolicy.RetryPolicy

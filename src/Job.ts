@@ -267,6 +267,17 @@ const payloadCodec = <Payload extends AnyStructSchema>(
   }
 }
 
+/** The services of a handler's Layer, without those that a run brings itself. */
+export const ownServices: (context: Context.Context<never>) => Context.Context<never> = Context.omit(
+  Dispatcher,
+  CurrentRun,
+  Scope.Scope,
+  ParentSpan,
+  WorkflowEngine,
+  WorkflowInstance,
+  Steps.CurrentSteps
+)
+
 const Proto = {
   [TypeId]: TypeId,
   annotate(this: Definition, key: Context.Key<unknown, unknown>, value: unknown) {
@@ -282,15 +293,7 @@ const Proto = {
       Effect.map(Effect.context<never>(), (context): HandlerService => ({
         run: handler,
         onFailure: options?.onFailure,
-        context: Context.omit(
-          Dispatcher,
-          CurrentRun,
-          Scope.Scope,
-          ParentSpan,
-          WorkflowEngine,
-          WorkflowInstance,
-          Steps.CurrentSteps
-        )(context)
+        context: ownServices(context)
       }))
     )
   },
@@ -380,12 +383,13 @@ const runOnce = (self: Definition, input: unknown) =>
 export const workerContext = (
   surroundings: Context.Context<never>,
   handler: HandlerService,
-  dispatcher: Dispatcher["Service"]
+  dispatcher: Dispatcher["Service"],
+  engine: WorkflowEngine["Service"] = Steps.engine
 ): Context.Context<Dispatcher | WorkflowEngine> =>
   Context.add(
     Context.add(Context.merge(surroundings, handler.context), Dispatcher, dispatcher),
     WorkflowEngine,
-    Steps.engine
+    engine
   )
 
 /** What a handler runs with: its worker's context, and what is this run's alone. */
@@ -427,7 +431,7 @@ export interface Options<Success extends Schema.Top, Error extends Schema.Top> {
 
 /** Checks and puts together what `make` was given; for `Job`, `Listener` and `CronJob`. */
 export const makeContract = (
-  kind: "job" | "listener" | "cron job",
+  kind: "job" | "listener" | "cron job" | "workflow",
   name: string,
   options: Options<Schema.Top, Schema.Top> & {
     readonly trigger: Trigger
@@ -435,7 +439,8 @@ export const makeContract = (
     readonly idempotencyKey?: ((payload: never) => string) | undefined
   }
 ): unknown => {
-  const jobName = checkedName(name, kind)
+  // the names of workflows are given by other rules
+  const jobName = kind === "workflow" ? name : checkedName(name, kind)
   const payloadSchema = checkedPayload(options.payload, kind, jobName)
   const timeout =
     options.timeout === undefined

@@ -21,7 +21,7 @@ import * as Activity from "effect/workflow/Activity"
 import * as DurableClock from "effect/workflow/DurableClock"
 import { Complete } from "effect/workflow/Workflow"
 import type * as Workflow from "effect/workflow/Workflow"
-import { makeUnsafe, WorkflowEngine, WorkflowInstance } from "effect/workflow/WorkflowEngine"
+import { type Encoded, makeUnsafe, WorkflowEngine, WorkflowInstance } from "effect/workflow/WorkflowEngine"
 import { Dispatcher, type JobMessage } from "./Dispatcher.ts"
 import * as RetryPolicy from "./RetryPolicy.ts"
 
@@ -37,6 +37,16 @@ export interface RunSteps {
   readonly wait: (deferred: string) => Effect.Effect<Schema.Json>
   /** Completes a deferred of this very run; only the first completion counts. */
   readonly complete: (deferred: string, exit: Schema.Json) => Effect.Effect<void>
+  /** Where the engine also runs Effect's Workflows. */
+  readonly workflows?: Workflows | undefined
+}
+
+/** What a run waits for beside its own deferreds. */
+export interface Workflows {
+  /** The Exit of an execution, as it was published. */
+  readonly result: (workflow: string, executionId: string) => Effect.Effect<Schema.Json>
+  /** That this run is resumed for the n-th time, after it began to wait for that. */
+  readonly resumed: (time: number) => Effect.Effect<void>
 }
 
 /** The run whose handler, or attempt of it, asks. */
@@ -71,7 +81,7 @@ export const complete = (steps: RunSteps, message: JobMessage): Effect.Effect<vo
 
 /** A step's Exit as JSON. What is in it was encoded by the step's own schemas. */
 const ExitJson = Schema.toCodecJson(Schema.Exit(Schema.Json, Schema.Json, Schema.Defect()))
-const encodeExit = (exit: Exit.Exit<unknown, unknown>): Effect.Effect<Schema.Json> =>
+export const encodeExit = (exit: Exit.Exit<unknown, unknown>): Effect.Effect<Schema.Json> =>
   Effect.orDie(Schema.encodeUnknownEffect(ExitJson)(Exit.map(exit, (value) => value ?? null)))
 const decodeExit = (json: Schema.Json): Effect.Effect<Exit.Exit<Schema.Json, Schema.Json>> =>
   Effect.orDie(Schema.decodeUnknownEffect(ExitJson)(json))
@@ -81,7 +91,7 @@ const Recorded = Schema.Struct({ attempt: Schema.Int, exit: Schema.Json })
 const decodeRecorded = Schema.decodeUnknownEffect(Recorded)
 
 /** The id of a step that is the n-th of its name in this attempt. */
-const unique = (state: State, name: string): string => {
+export const unique = (state: State, name: string): string => {
   const times = (state.used.get(name) ?? 0) + 1
   state.used.set(name, times)
   return times === 1 ? name : `${name} (${times})`
@@ -201,8 +211,8 @@ const noWorkflows = (workflow: Workflow.Any) =>
     )
   )
 
-/** The engine that every run sees. It keeps nothing: what belongs to a run is in its {@link CurrentSteps}. */
-export const engine: WorkflowEngine["Service"] = makeUnsafe({
+/** What {@link engine} is made of, for engines that have more. */
+export const encoded: Encoded = {
   register: noWorkflows,
   execute: noWorkflows,
   poll: noWorkflows,
@@ -216,7 +226,10 @@ export const engine: WorkflowEngine["Service"] = makeUnsafe({
     Effect.map(currentSteps(`The sleep "${clock.name}"`), (state) => {
       state.clocks.set(clock.deferred.name, clock.duration)
     })
-})
+}
+
+/** The engine that every run sees. It keeps nothing: what belongs to a run is in its {@link CurrentSteps}. */
+export const engine: WorkflowEngine["Service"] = makeUnsafe(encoded)
 
 /**
  * A `WorkflowEngine` for those who complete deferreds from outside of a run, with `DurableDeferred.succeed` and

@@ -52,6 +52,16 @@ export const deferredEvents = {
   heard: "effect-jobs/deferred.heard"
 } as const
 
+/**
+ * The events about executions of workflows. The result of one is a deferred of its run, kept in the same way.
+ */
+export const workflowEvents = {
+  /** Who isn't a run asks for a result: the answer is the output of the function that this starts. */
+  asked: "effect-jobs/workflow.asked",
+  interrupted: "effect-jobs/workflow.interrupted",
+  resumed: "effect-jobs/workflow.resumed"
+} as const
+
 /** Matches the events of one deferred; keys need no quoting. */
 export const aboutDeferred = (key: string): string => `async.data.key == '${key}'`
 
@@ -83,11 +93,25 @@ export const fromRequest = (
 }
 
 /** The event of a completion. */
-export const fromCompletion = async ({ message }: Request, prefix: string): Promise<OutgoingEvent> => {
-  const completion = Steps.completionOf(message)
-  const { id, name } = message
-  const key = await deferredKey({ name, id }, completion?.deferred ?? "")
-  return { name: prefix + deferredEvents.completed, id: key, data: { key, job: name, id, ...completion } }
+export const fromCompletion = ({ message }: Request, prefix: string): Promise<OutgoingEvent> => {
+  const { deferred = "", exit = null } = Steps.completionOf(message) ?? {}
+  return completed(message, deferred, exit, prefix)
+}
+
+/** Tells that a deferred of this run was completed; with `kept`, for all who wait, and not only for the run. */
+export const completed = async (
+  { id, name }: { readonly name: string; readonly id: string },
+  deferred: string,
+  exit: Schema.Json,
+  prefix: string,
+  kept?: { readonly kept: true }
+): Promise<OutgoingEvent> => {
+  const key = await deferredKey({ name, id }, deferred)
+  return {
+    name: prefix + deferredEvents.completed,
+    id: key,
+    data: { key, job: name, id, deferred, exit, ...kept }
+  }
 }
 
 /** The message that an event is for this job. An event that nobody dispatched has been dispatched when it came. */

@@ -32,6 +32,15 @@ const waitTimeout = "365d"
 /** How long a completion is kept for a run that doesn't wait for it yet. */
 const keepTimeout = "30d"
 
+/** How long the result of a workflow is kept: as long as the server remembers the id of its execution. */
+const resultTimeout = "24h"
+
+/** The name that the result of a workflow has among the deferreds of its run. */
+export const resultDeferred = "effect-jobs/result"
+
+/** And what is waited for when it is to be resumed. */
+export const resumedDeferred = "effect-jobs/resumed"
+
 const decodeDelivered = Schema.decodeUnknownOption(
   Schema.Struct({ data: Schema.Struct({ exit: Schema.Json }) })
 )
@@ -39,7 +48,15 @@ const decodeHeard = Schema.decodeUnknownOption(
   Schema.Struct({ data: Schema.Struct({ received: Schema.Boolean }) })
 )
 const decodeCompleted = Schema.decodeUnknownOption(
-  Schema.Struct({ key: Schema.String, job: Schema.String, exit: Schema.Json })
+  Schema.Struct({
+    key: Schema.String,
+    job: Schema.String,
+    exit: Schema.Json,
+    kept: Schema.optionalKey(Schema.Boolean)
+  })
+)
+const decodeAsked = Schema.decodeUnknownOption(
+  Schema.Struct({ key: Schema.String, job: Schema.String, timeout: Schema.String })
 )
 
 /**
@@ -56,12 +73,12 @@ export const deliver = async (options: {
   const { data, eventPrefix, runs, tools } = options
   const completed = Option.getOrUndefined(decodeCompleted(data))
   if (completed === undefined || !runs(completed.job)) return
-  const { exit, key } = completed
+  const { exit, kept = false, key } = completed
   for (let time = 1; ; time++) {
     const [heard] = await Promise.all([
       tools.waitForEvent(`heard ${time}`, {
         event: eventPrefix + InngestEvent.deferredEvents.heard,
-        timeout: keepTimeout,
+        timeout: kept ? resultTimeout : keepTimeout,
         if: InngestEvent.aboutDeferred(key)
       }),
       tools.sendEvent(`deliver ${time}`, {
@@ -70,8 +87,55 @@ export const deliver = async (options: {
       })
     ])
     const answer = Option.getOrUndefined(decodeHeard(heard))
-    if (answer === undefined || answer.data.received) return
+    if (answer === undefined || (answer.data.received && !kept)) return
   }
+}
+
+/** Waits for what is delivered under this key: `undefined` if nothing came in time. */
+const hear = async (options: {
+  readonly step: string
+  readonly key: string
+  readonly timeout: string
+  readonly tools: StepTools
+  readonly eventPrefix: string
+}): Promise<Schema.Json | undefined> => {
+  const { eventPrefix, key, step, timeout, tools } = options
+  const say = (received: boolean) => ({
+    name: eventPrefix + InngestEvent.deferredEvents.heard,
+    data: { key, received }
+  })
+  const [event] = await Promise.all([
+    tools.waitForEvent(step, {
+      event: eventPrefix + InngestEvent.deferredEvents.delivered,
+      timeout,
+      if: InngestEvent.aboutDeferred(key)
+    }),
+    tools.sendEvent(`${step}: waits`, say(false))
+  ])
+  const delivered = Option.getOrUndefined(decodeDelivered(event))
+  if (delivered === undefined) return undefined
+  await tools.sendEvent(`${step}: received`, say(true))
+  return delivered.data.exit
+}
+
+/** What `answer` gives, as the server's API shows it. */
+export const decodeAnswer = Schema.decodeUnknownOption(
+  Schema.Struct({ answers: Schema.Boolean, exit: Schema.optionalKey(Schema.Json) })
+)
+
+/** The body of a function that waits for a result, for those who aren't a run and read the function's output. */
+export const answer = async (options: {
+  readonly data: unknown
+  readonly tools: StepTools
+  readonly eventPrefix: string
+  readonly runs: (job: string) => boolean
+}): Promise<unknown> => {
+  const { data, eventPrefix, runs, tools } = options
+  const asked = Option.getOrUndefined(decodeAsked(data))
+  if (asked === undefined || !runs(asked.job)) return { answers: false }
+  const { key, timeout } = asked
+  const exit = await hear({ step: "result", key, timeout, tools, eventPrefix })
+  return exit === undefined ? { answers: true } : { answers: true, exit }
 }
 
 export const make = (options: {
@@ -81,13 +145,16 @@ export const make = (options: {
   readonly eventPrefix: string
 }): Steps.RunSteps => {
   const { eventPrefix, message, request, tools } = options
-  // what was recorded in this request isn't in its memo yet
+  // what was recorded in this request isn't in its memo yet, and the SDK takes a step that is asked for again for
+  // another one
   const here = new Map<string, Schema.Json>()
   const completions = new Map<string, Deferred.Deferred<Schema.Json>>()
 
   const run: Steps.RunSteps["run"] = (id, execute) =>
-    Effect.contextWith((context) =>
-      Effect.callback<Schema.Json>((resume) => {
+    Effect.contextWith((context) => {
+      const recorded = here.get(id)
+      if (recorded !== undefined) return Effect.succeed(recorded)
+      return Effect.callback<Schema.Json>((resume) => {
         let fiber: Fiber.Fiber<Schema.Json> | undefined
         const fork = (effect: Effect.Effect<Schema.Json>) => (fiber = Effect.runForkWith(context)(effect))
         tools
@@ -102,8 +169,8 @@ export const make = (options: {
             (error: unknown) => resume(Effect.die(error))
           )
         return Effect.suspend(() => (fiber === undefined ? Effect.void : Fiber.interrupt(fiber)))
-      })
-    )
+      }).pipe(Effect.interruptible)
+    })
 
   const peek: Steps.RunSteps["peek"] = (id) =>
     Effect.suspend(() => {
@@ -119,65 +186,83 @@ export const make = (options: {
       )
     })
 
-  const waitFrom = (deferred: string, key: string, time: number): Effect.Effect<Schema.Json> => {
-    const step = time === 1 ? `deferred ${deferred}` : `deferred ${deferred} (${time})`
-    const say = (received: boolean) => ({
-      name: eventPrefix + InngestEvent.deferredEvents.heard,
-      data: { key, received }
-    })
-    return Effect.flatMap(
-      Effect.promise(async () => {
-        const [event] = await Promise.all([
-          tools.waitForEvent(step, {
-            event: eventPrefix + InngestEvent.deferredEvents.delivered,
-            timeout: waitTimeout,
-            if: InngestEvent.aboutDeferred(key)
-          }),
-          tools.sendEvent(`${step}: waits`, say(false))
-        ])
-        const delivered = decodeDelivered(event)
-        if (Option.isSome(delivered)) await tools.sendEvent(`${step}: received`, say(true))
-        return delivered
-      }),
-      Option.match({
-        onNone: () => waitFrom(deferred, key, time + 1),
-        onSome: ({ data }) => Effect.succeed(data.exit)
-      })
+  const waitFrom = (step: string, key: string, time: number): Effect.Effect<Schema.Json> =>
+    Effect.flatMap(
+      waiting(() =>
+        hear({
+          step: time === 1 ? step : `${step} (${time})`,
+          key,
+          timeout: waitTimeout,
+          tools,
+          eventPrefix
+        })
+      ),
+      (exit) => (exit === undefined ? waitFrom(step, key, time + 1) : Effect.succeed(exit))
     )
-  }
 
   const completion = (deferred: string) => {
     let found = completions.get(deferred)
     if (found === undefined) completions.set(deferred, (found = Deferred.makeUnsafe()))
     return found
   }
-  const waiting = new Set<string>()
+  const waited = new Set<string>()
+  /** However often it is asked for, it is waited for once. */
+  const waitOnce = (
+    step: string,
+    of: { readonly name: string; readonly id: string },
+    deferred: string
+  ): Effect.Effect<Schema.Json> =>
+    Effect.suspend(() => {
+      const done = completion(step)
+      if (waited.has(step)) return Deferred.await(done)
+      waited.add(step)
+      return Effect.flatMap(
+        Effect.promise(() => InngestEvent.deferredKey(of, deferred)),
+        (key) => Effect.raceFirst(Deferred.await(done), waitFrom(step, key, 1))
+      ).pipe(Effect.tap((exit) => Deferred.succeed(done, exit)))
+    })
 
   return {
     run,
     peek,
     sleep: (id, duration) =>
-      Duration.isZero(duration)
+      Duration.isZero(duration) || here.has(id)
         ? Effect.void
         : // a sleep there has whole seconds
-          Effect.promise(() => tools.sleep(id, Math.ceil(Duration.toSeconds(duration)) * 1_000)),
+          Effect.map(
+            waiting(() => tools.sleep(id, Math.ceil(Duration.toSeconds(duration)) * 1_000)),
+            () => void here.set(id, null)
+          ),
     wait: (deferred) =>
-      Effect.suspend(() => {
-        const done = completion(deferred)
-        if (waiting.has(deferred)) return Deferred.await(done)
-        waiting.add(deferred)
-        return Effect.flatMap(peek(Steps.completionId(deferred)), (recorded) =>
-          Option.isSome(recorded)
-            ? Effect.succeed(recorded.value)
-            : Effect.flatMap(
-                Effect.promise(() => InngestEvent.deferredKey(message, deferred)),
-                (key) => Effect.raceFirst(Deferred.await(done), waitFrom(deferred, key, 1))
-              )
-        ).pipe(Effect.tap((exit) => Deferred.succeed(done, exit)))
-      }),
+      Effect.flatMap(peek(Steps.completionId(deferred)), (recorded) =>
+        Option.isSome(recorded)
+          ? Effect.succeed(recorded.value)
+          : waitOnce(`deferred ${deferred}`, message, deferred)
+      ),
     complete: (deferred, exit) =>
       Effect.flatMap(run(Steps.completionId(deferred), Effect.succeed(exit)), (first) =>
-        Deferred.succeed(completion(deferred), first)
-      )
+        Deferred.succeed(completion(`deferred ${deferred}`), first)
+      ),
+    workflows: {
+      result: (name, id) => waitOnce(`result of ${name} ${id}`, { name, id }, resultDeferred),
+      resumed: (time) =>
+        Effect.flatMap(
+          Effect.promise(() => InngestEvent.deferredKey(message, resumedDeferred)),
+          (key) =>
+            waiting(() =>
+              tools.waitForEvent(`resumed ${time}`, {
+                event: eventPrefix + InngestEvent.workflowEvents.resumed,
+                timeout: waitTimeout,
+                if: InngestEvent.aboutDeferred(key)
+              })
+            )
+        )
+    }
   }
 }
+
+/**
+ * Waits for a step of the SDK's. A new one never ends in its request, so it is given up when that was answered,
+ * also in a finalizer, which else can't be interrupted.
+ */
+const waiting = <A>(step: () => Promise<A>): Effect.Effect<A> => Effect.interruptible(Effect.promise(step))

@@ -7,6 +7,7 @@ import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as FiberSet from "effect/FiberSet"
 import * as HttpRouter from "effect/http/HttpRouter"
@@ -17,6 +18,8 @@ import * as ManagedRuntime from "effect/ManagedRuntime"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
+import type * as Workflow from "effect/workflow/Workflow"
+import type { WorkflowEngine } from "effect/workflow/WorkflowEngine"
 import { type InngestFunction, NonRetriableError, RetryAfterError } from "inngest"
 import type { ConnectHandlerOptions } from "inngest/connect"
 import { serve } from "inngest/edge"
@@ -30,6 +33,7 @@ import { InngestClient } from "./InngestClient.ts"
 import * as InngestEvent from "./InngestEvent.ts"
 import { type InngestRequest, requestOf, RequestMiddleware } from "./InngestRequest.ts"
 import * as InngestSteps from "./InngestSteps.ts"
+import * as InngestWorkflowEngine from "./InngestWorkflowEngine.ts"
 
 /** What every kind of worker takes. */
 export interface Options {
@@ -99,26 +103,38 @@ const checkedRetry = ({ jobName, retry }: Job.Any): void => {
 const retryAt = (now: number, delay: Duration.Duration): Date =>
   new Date(now + (Duration.isZero(delay) ? 0 : Duration.toMillis(Duration.max(delay, minDelay))))
 
+/** What a worker's list may hold: jobs, listeners, cron jobs, and Effect's Workflows. */
+export type Listed = Job.Any | Workflow.Any
+
+/** The services that run what is in a list. */
+export type HandlersOf<L> =
+  | Job.HandlerOf<L>
+  | (L extends Workflow.Any ? InngestWorkflowEngine.InngestWorkflowEngine : never)
+
+/** What a worker needs of its surroundings. */
+export type Needs<Jobs extends ReadonlyArray<Listed>> = HandlersOf<Jobs[number]> | Dispatcher | InngestClient
+
 /**
- * The plain Inngest functions of a list of jobs, for one's own `serve`, and one that delivers the completions of
- * their deferreds. They run with the services of this
- * effect's environment, until its scope closes. What can't be (two jobs of one name, more than 21 attempts) dies
- * with a `DefinitionError`.
+ * The plain Inngest functions of a list of jobs, for one's own `serve`, and those that deliver the completions of
+ * their deferreds and the results of workflows. They run with the services of this effect's environment, until
+ * its scope closes. What can't be (two jobs of one name, more than 21 attempts, a workflow without a handler)
+ * dies with a `DefinitionError`.
  */
-export const functions = <const Jobs extends ReadonlyArray<Job.Any>>(
-  jobs: Jobs,
+export const functions = <const Jobs extends ReadonlyArray<Listed>>(
+  list: Jobs,
   options: Options = {}
-): Effect.Effect<
-  Array<InngestFunction.Any>,
-  never,
-  Job.HandlerOf<Jobs[number]> | Dispatcher | InngestClient | Scope.Scope
-> =>
+): Effect.Effect<Array<InngestFunction.Any>, never, Needs<Jobs> | Scope.Scope> =>
   Effect.gen(function* () {
     const drainTimeout = checkedDelay(
       options.drainTimeout ?? "30 seconds",
       "The drainTimeout of InngestWorker"
     )
-    const runner = yield* makeRunner(jobs)
+    const { engine, handlers, isWorkflow, jobs } = yield* InngestWorkflowEngine.resolve(list)
+    const runner = yield* Effect.provideContext(
+      makeRunner(jobs),
+      // sound: the workflows' are here, and the jobs' are what this effect requires
+      handlers as Context.Context<Job.Handler<string>>
+    )
     for (const job of jobs) checkedRetry(job)
     const { client, eventPrefix } = yield* InngestClient
     const dispatcher = yield* Dispatcher
@@ -136,7 +152,14 @@ export const functions = <const Jobs extends ReadonlyArray<Job.Any>>(
     const self: Worker = {
       runner,
       dispatcher,
+      engine,
       eventPrefix,
+      keepResult: (job, id, exit) =>
+        isWorkflow(job)
+          ? Effect.flatMap(InngestWorkflowEngine.resultEvent(job, id, exit, eventPrefix), (event) =>
+              event === undefined ? Effect.void : Effect.promise(() => client.send(event))
+            )
+          : Effect.void,
       onError: options.onError ?? logJobFailed,
       fork
     }
@@ -145,28 +168,40 @@ export const functions = <const Jobs extends ReadonlyArray<Job.Any>>(
       options: Record<string, unknown>,
       handler: (context: RunContext) => Promise<unknown>
     ) => InngestFunction.Any
+    const runs = (name: string) => runner.get(name) !== undefined
     const deferreds = create(
       {
         id: "effect-jobs.deferreds",
         triggers: [{ event: eventPrefix + InngestEvent.deferredEvents.completed }],
         retries: 20
       },
-      ({ event, step }) =>
-        InngestSteps.deliver({
-          data: event.data,
-          tools: step,
-          eventPrefix,
-          runs: (name) => runner.get(name) !== undefined
-        })
+      ({ event, step }) => InngestSteps.deliver({ data: event.data, tools: step, eventPrefix, runs })
+    )
+    const results = create(
+      {
+        id: "effect-jobs.results",
+        triggers: [{ event: eventPrefix + InngestEvent.workflowEvents.asked }],
+        retries: 20,
+        // with it, some servers' API shows a completed run without its output, which is what this one is for
+        checkpointing: false
+      },
+      ({ event, step }) => InngestSteps.answer({ data: event.data, tools: step, eventPrefix, runs })
     )
     const own = jobs.map((job) => {
       const own = Context.getOption(job.annotations as Context.Context<FunctionOptions>, FunctionOptions)
-      const { middleware = [], ...given } = Option.getOrElse(own, (): FunctionOptions["Service"] => ({}))
+      const {
+        cancelOn = [],
+        middleware = [],
+        ...given
+      } = Option.getOrElse(own, (): FunctionOptions["Service"] => ({}))
       return create(
         {
           ...given,
           id: job.jobName,
           triggers: [trigger(job, eventPrefix)],
+          cancelOn: isWorkflow(job)
+            ? [...cancelOn, InngestWorkflowEngine.cancelledBy(eventPrefix)]
+            : cancelOn,
           retries: job.retry.attempts - 1,
           onFailure: (context: RunContext) => failed(self, job, context),
           middleware: [...middleware, RequestMiddleware]
@@ -174,7 +209,7 @@ export const functions = <const Jobs extends ReadonlyArray<Job.Any>>(
         (context) => attempt(self, job, context)
       )
     })
-    return [...own, deferreds]
+    return jobs.some(isWorkflow) ? [...own, deferreds, results] : [...own, deferreds]
   })
 
 const trigger = (job: Job.Any, prefix: string) => {
@@ -191,7 +226,14 @@ const trigger = (job: Job.Any, prefix: string) => {
 interface Worker {
   readonly runner: Runner
   readonly dispatcher: Dispatcher["Service"]
+  readonly engine: WorkflowEngine["Service"] | undefined
   readonly eventPrefix: string
+  /** Keeps the result of a workflow's execution for who waits for it; of a job's run nothing. */
+  readonly keepResult: (
+    job: Job.Any,
+    id: string,
+    exit: Exit.Exit<Schema.Json, Schema.Json>
+  ) => Effect.Effect<unknown>
   readonly onError: OnError
   readonly fork: <A, E>(effect: Effect.Effect<A, E>) => Fiber.Fiber<A, E>
 }
@@ -215,12 +257,16 @@ const attempt = (self: Worker, job: Job.Any, context: RunContext): Promise<unkno
         self.runner.run(message, {
           attempt,
           dispatcher: self.dispatcher,
+          engine: self.engine,
           steps: () => stepsOf(self, request, message, context)
         }),
         (outcome) => {
           switch (outcome._tag) {
             case "Succeeded":
-              return Effect.succeed(outcome.encoded)
+              return Effect.as(
+                self.keepResult(job, message.id, Exit.succeed(outcome.encoded)),
+                outcome.encoded
+              )
             case "Retry":
               return Effect.flatMap(failureOf(self, message, attempt, undefined, outcome.cause), (failure) =>
                 Effect.flatMap(Clock.currentTimeMillis, (now) =>
@@ -331,14 +377,18 @@ const failed = (self: Worker, job: Job.Any, context: RunContext): Promise<unknow
             cause
           )
       )
+      yield* self.keepResult(
+        job,
+        message.id,
+        recorded?.typed === true && Option.isSome(Cause.findErrorOption(cause))
+          ? Exit.fail(recorded.failure)
+          : Exit.die(Cause.squash(cause))
+      )
     })
   )
 
-/** What a worker needs of its surroundings. */
-type Needs<Jobs extends ReadonlyArray<Job.Any>> = Job.HandlerOf<Jobs[number]> | Dispatcher | InngestClient
-
 /** `Request => Promise<Response>`, for as long as the scope is open. */
-const webHandler = <const Jobs extends ReadonlyArray<Job.Any>>(
+const webHandler = <const Jobs extends ReadonlyArray<Listed>>(
   jobs: Jobs,
   options: Options
 ): Effect.Effect<(request: Request) => Promise<Response>, never, Needs<Jobs> | Scope.Scope> =>
@@ -360,7 +410,7 @@ const webHandler = <const Jobs extends ReadonlyArray<Job.Any>>(
  * - Requests that Inngest hasn't signed are refused, unless the client is in dev mode.
  * - Durable steps are steps of Inngest's; `timeout` limits each request of an attempt between two of them.
  */
-export const layer = <const Jobs extends ReadonlyArray<Job.Any>>(
+export const layer = <const Jobs extends ReadonlyArray<Listed>>(
   jobs: Jobs,
   options: Options & {
     /** Such as `/api/inngest`, where Inngest looks first. */
@@ -420,7 +470,7 @@ export class ConnectError extends Schema.TaggedError<ConnectError>()("ConnectErr
  * when it is connected; when the scope closes it takes nothing more and waits for what runs. Everything else
  * is as with {@link layer}. On Node and Bun.
  */
-export const layerConnect = <const Jobs extends ReadonlyArray<Job.Any>>(
+export const layerConnect = <const Jobs extends ReadonlyArray<Listed>>(
   jobs: Jobs,
   options: ConnectOptions = {}
 ): Layer.Layer<never, ConnectError, Needs<Jobs>> =>

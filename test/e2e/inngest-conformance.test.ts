@@ -1,13 +1,15 @@
 import { Effect, Layer } from "effect"
-import type { Job } from "effect-jobs"
+import type { Dispatcher, Job } from "effect-jobs"
 import { conformance } from "effect-jobs/conformance"
-import { InngestDispatcher, InngestWorker } from "effect-jobs/inngest"
+import { type InngestClient, InngestDispatcher, InngestWorker } from "effect-jobs/inngest"
 import { describe, it } from "vitest"
 import * as Inngest from "../support/Inngest.ts"
 
 const on = (
   name: string,
-  worker: <const Jobs extends ReadonlyArray<Job.Any>>(jobs: Jobs) => ReturnType<typeof Inngest.overHttp<Jobs>>
+  worker: <const Jobs extends ReadonlyArray<Job.Any>>(
+    jobs: Jobs
+  ) => Layer.Layer<never, unknown, InngestWorker.Needs<Jobs>>
 ) =>
   conformance({
     name,
@@ -17,7 +19,14 @@ const on = (
       Layer.unwrap(
         Effect.map(Inngest.make(["dev"]), (server) =>
           Layer.effectDiscard(Effect.forEach(jobs, (job) => Inngest.knows(server, job))).pipe(
-            Layer.provide(worker(jobs)),
+            Layer.provide(
+              // sound: what the compiler can't compute for a list of jobs that is a type parameter
+              worker(jobs) as Layer.Layer<
+                never,
+                unknown,
+                Job.HandlerOf<Jobs[number]> | Dispatcher | InngestClient
+              >
+            ),
             Layer.provideMerge(InngestDispatcher.layer),
             Layer.provide(Inngest.client(server))
           )

@@ -81,7 +81,13 @@ const serving = <const Jobs extends ReadonlyArray<Job.Any>>(
     Effect.sync(() =>
       InngestWorker.toWebHandler(
         jobs,
-        Layer.mergeAll(handlers, noDispatcher, options.client ?? client, Logger.layer([])),
+        // sound: what the compiler can't compute for a list of jobs that is a type parameter
+        Layer.mergeAll(
+          handlers,
+          noDispatcher,
+          options.client ?? client,
+          Logger.layer([])
+        ) as unknown as Layer.Layer<InngestWorker.Needs<Jobs>>,
         options
       )
     ),

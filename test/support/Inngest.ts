@@ -2,7 +2,6 @@
 import { NodeHttpServer } from "@effect/platform-node"
 import { Effect, Layer, Redacted, type Scope } from "effect"
 import { HttpRouter } from "effect/http"
-import type { Dispatcher, Job } from "../../src/index.ts"
 import { InngestClient, type InngestClientOptions, InngestWorker } from "../../src/inngest.ts"
 import { type ChildProcess, spawn, spawnSync } from "node:child_process"
 import { mkdtempSync, rmSync } from "node:fs"
@@ -129,11 +128,11 @@ export const register = (app: string): Effect.Effect<void> =>
   )
 
 /** An Effect HTTP server with the worker's route, known to its Inngest server. */
-export const overHttp = <const Jobs extends ReadonlyArray<Job.Any>>(
+export const overHttp = <const Jobs extends ReadonlyArray<InngestWorker.Listed>>(
   jobs: Jobs,
   options: InngestWorker.Options = {},
   app?: number
-): Layer.Layer<never, unknown, Job.HandlerOf<Jobs[number]> | Dispatcher | InngestClient> =>
+): Layer.Layer<never, unknown, InngestWorker.Needs<Jobs>> =>
   Layer.unwrap(
     Effect.gen(function* () {
       const port = app ?? (yield* freePort)

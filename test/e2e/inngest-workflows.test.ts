@@ -60,10 +60,13 @@ const handlers = (seen: Array<string>) => {
             [Charge.execute({ id: `${id}-1`, amount: 1 }), Charge.execute({ id: `${id}-2`, amount: 2 })],
             { concurrency: "unbounded" }
           )
-          const three = yield* Effect.flip(Charge.execute({ id: `${id}-3`, amount: 103 }))
+          const three = yield* Charge.execute({ id: `${id}-3`, amount: 103 }).pipe(
+            Effect.as("charged"),
+            Effect.catchTag("Declined", ({ code }) => Effect.succeed(`declined-${code}`))
+          )
           const again = yield* Charge.execute({ id: `${id}-1`, amount: 1 })
-          return `${one.at.getTime()} ${two.amount} ${three._tag} ${again.amount}`
-        }).pipe(Effect.catchTag("Declined", (declined) => Effect.succeed(`declined ${declined.code}`)))
+          return `${one.at.getTime()} ${two.amount} ${three} ${again.amount}`
+        })
       ),
       Approved.toLayer(() =>
         Effect.gen(function* () {
@@ -159,7 +162,7 @@ describe.skipIf(Inngest.bin === undefined)("workflows on Inngest", { concurrent:
 
             lap("joins")
             // children, at once and one after the other, and one that was there
-            assert.strictEqual(yield* Order.execute({ id: "o" }), "1 2 Declined 1")
+            assert.strictEqual(yield* Order.execute({ id: "o" }), "1 2 declined-103 1")
             for (const n of [1, 2, 3]) assert.strictEqual(count(`reserve o-${n}`), 1)
             // and from a job
             yield* Parent.dispatch({ id: "p" })

@@ -184,7 +184,8 @@ export interface Run {
 
 /** The runs that the server knows of an event, by its id there (see `internalId`). */
 export const runsOf = (server: Server, event: string, authorized = false): Promise<ReadonlyArray<Run>> =>
-  fetch(`${server.url}/v1/events/${event}/runs`, {
+  // the server keeps an answer for 15 seconds, by the whole address
+  fetch(`${server.url}/v1/events/${event}/runs?look=${performance.now()}`, {
     headers: authorized ? { authorization: `Bearer ${Redacted.value(signingKey)}` } : {}
   })
     .then((response) => response.json())

@@ -216,9 +216,11 @@ export const layer: Layer.Layer<WorkflowEngine | InngestWorkflowEngine, never, D
       const keyOf = (workflow: Workflow.Any, id: string, deferred: string) =>
         Effect.promise(() => InngestEvent.deferredKey({ name: workflow._tag, id }, deferred))
 
-      const runsOf = (event: string) =>
+      const runsOf = (event: string, look: number) =>
         Effect.promise(async (signal) => {
-          const response = await fetch(new URL(`/v1/events/${event}/runs`, client.apiBaseUrl), {
+          // the server keeps an answer for 15 seconds, by the whole address
+          const url = new URL(`/v1/events/${event}/runs?look=${look}`, client.apiBaseUrl)
+          const response = await fetch(url, {
             signal,
             headers: client.signingKey === undefined ? {} : { authorization: `Bearer ${client.signingKey}` }
           })
@@ -238,13 +240,16 @@ export const layer: Layer.Layer<WorkflowEngine | InngestWorkflowEngine, never, D
             name: eventPrefix + InngestEvent.workflowEvents.asked,
             data: { key, job: workflow._tag, timeout }
           })
+          let look = 0
           const answer = yield* Effect.repeat(
-            Effect.map(runsOf(ids[0] ?? ""), ({ data }) =>
-              (data ?? [])
-                .flatMap(({ output, status }) =>
-                  status === "Completed" ? Option.toArray(InngestSteps.decodeAnswer(output)) : []
-                )
-                .find(({ answers }) => answers)
+            Effect.map(
+              Effect.suspend(() => runsOf(ids[0] ?? "", look++)),
+              ({ data }) =>
+                (data ?? [])
+                  .flatMap(({ output, status }) =>
+                    status === "Completed" ? Option.toArray(InngestSteps.decodeAnswer(output)) : []
+                  )
+                  .find(({ answers }) => answers)
             ),
             { schedule: looks, until: (answer) => answer !== undefined }
           )

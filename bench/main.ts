@@ -1,9 +1,11 @@
 /**
- * `npm run bench` prints one table with every suite; `npm run bench -- core` with that one. A suite is a file
- * here that exports `run`.
+ * `npm run bench` prints one table with every suite; `npm run bench -- core` with that one; with `--docs` it is
+ * written into docs/benchmarks.md, and drawn beside it. A suite is a file here that exports `run`.
  */
-import { globSync } from "node:fs"
+import { globSync, readFileSync, writeFileSync } from "node:fs"
 import { cpus } from "node:os"
+import { join } from "node:path"
+import { plot } from "./Plot.ts"
 import type { Row } from "./Row.ts"
 
 const suites = globSync("*.ts", { cwd: import.meta.dirname })
@@ -11,12 +13,17 @@ const suites = globSync("*.ts", { cwd: import.meta.dirname })
   .filter((name) => name === name.toLowerCase() && name !== "main")
   .toSorted()
 
-const wanted = process.argv.slice(2)
+const args = process.argv.slice(2)
+const docs = args.includes("--docs")
+const wanted = args.filter((arg) => arg !== "--docs")
 const unknown = wanted.filter((name) => !suites.includes(name))
 if (unknown.length > 0) {
   console.error(`No such suite: ${unknown.join(", ")}. There are: ${suites.join(", ")}.`)
   process.exit(1)
 }
+
+/** In docs/benchmarks.md: what follows is written here. */
+const marker = "<!-- written by npm run bench -- --docs -->"
 
 const rows: Array<Row> = []
 for (const name of wanted.length > 0 ? wanted : suites) {
@@ -33,11 +40,25 @@ const cells = (row: Row): ReadonlyArray<string> => {
 
 const table = [["", "min", "median", "max", ""], ...rows.map(cells)]
 const widths = [0, 1, 2, 3].map((column) => Math.max(...table.map((row) => row[column]?.length ?? 0)))
-console.log(
-  `Ratios of up to ${Math.max(0, ...rows.map(({ ratios }) => ratios.length))} repetitions, Node ${process.version}, ${cpus()[0]?.model}`
-)
+const title = `Ratios of up to ${Math.max(0, ...rows.map(({ ratios }) => ratios.length))} repetitions, Node ${process.version}, ${cpus()[0]?.model}, ${cpus().length} cores`
+console.log(title)
 for (const row of table) {
   const [name = "", ...rest] = row
   const numbers = rest.slice(0, 3).map((cell, index) => cell.padStart(widths[index + 1] ?? 0))
   console.log([name.padEnd(widths[0] ?? 0), ...numbers, rest[3]].join("  ").trimEnd())
+}
+
+if (docs) {
+  const folder = join(import.meta.dirname, "../docs")
+  const page = join(folder, "benchmarks.md")
+  const lines = [
+    `${title}.`,
+    "",
+    "| ours / theirs | min | median | max | |",
+    "| --- | ---: | ---: | ---: | --- |",
+    ...rows.map((row) => `| ${cells(row).join(" | ")} |`)
+  ]
+  const [before] = readFileSync(page, "utf8").split(marker)
+  writeFileSync(page, `${before}${marker}\n\n${lines.join("\n")}\n`)
+  writeFileSync(join(folder, "benchmarks.svg"), plot(rows))
 }

@@ -17,6 +17,7 @@ export default defineConfig({
   resolve: { alias },
   test: {
     include: ["test/**/*.test.ts"],
+    globalSetup: "test/support/build.ts",
     pool: "forks",
     maxWorkers: 2,
     testTimeout: 30_000,

@@ -184,6 +184,7 @@ interface Compiled {
     | ((value: unknown) => Effect.Effect<Schema.Json, SchemaIssue.Issue, unknown>)
     | undefined
   readonly encodeError: (error: unknown) => Effect.Effect<Schema.Json, unknown, unknown>
+  readonly decodeError: (failure: Schema.Json) => Effect.Effect<unknown, unknown, unknown>
   readonly spanName: string
   readonly spanAttributes: ReadonlyArray<readonly [string, string]>
   readonly workerContext: (
@@ -251,6 +252,7 @@ const compile = (job: Job.Any, handler: Job.HandlerService): Compiled => {
     handler,
     encodeSuccess: success.ast === Schema.Void.ast ? undefined : encoder(success),
     encodeError: encoder(job.errorSchema),
+    decodeError: decoder(job.errorSchema),
     spanName: `process ${job.jobName}`,
     spanAttributes: [
       ["messaging.system", "effect-jobs"],
@@ -297,6 +299,8 @@ const workerContext = (handler: Job.HandlerService): Compiled["workerContext"] =
 }
 
 const encoder = (schema: Schema.Top) => SchemaParser.encodeUnknownEffect(Schema.toCodecJson(schema))
+
+const decoder = (schema: Schema.Top) => SchemaParser.decodeUnknownEffect(Schema.toCodecJson(schema))
 
 const attemptsTotal = (job: Job.Any, outcome: string) =>
   Metric.counter("effect_jobs_attempts", {
@@ -532,7 +536,7 @@ const encodeFailure = (
   )
 }
 
-const decodeDefect = SchemaParser.decodeUnknownEffect(Schema.toCodecJson(Schema.Defect()))
+const decodeDefect = decoder(Schema.Defect())
 
 const decodeFailure = (
   self: Compiled | undefined,
@@ -540,8 +544,7 @@ const decodeFailure = (
 ): Effect.Effect<Cause.Cause<unknown>> => {
   const defect = Effect.map(withSchemaServices(Effect.orDie(decodeDefect(failure))), Cause.die)
   if (self === undefined) return defect
-  const decodeError = SchemaParser.decodeUnknownEffect(Schema.toCodecJson<Schema.Top>(self.job.errorSchema))
-  return withSchemaServices(decodeError(failure)).pipe(
+  return withSchemaServices(self.decodeError(failure)).pipe(
     Effect.map((error) => Cause.fail(error)),
     Effect.catch(() => defect),
     Effect.updateContext(withServices(self))

@@ -1,16 +1,6 @@
 // What a bundler makes of the package: what a program doesn't use isn't in it, and what runs elsewhere isn't Node's.
-import { spawnSync } from "node:child_process"
-import { fileURLToPath } from "node:url"
-import { assert, beforeAll, describe, it } from "vitest"
+import { assert, describe, it } from "vitest"
 import { bundle, programs, share } from "../bench/bundle.ts"
-
-beforeAll(() => {
-  const built = spawnSync("npm", ["run", "build"], {
-    cwd: fileURLToPath(new URL("..", import.meta.url)),
-    encoding: "utf8"
-  })
-  assert.strictEqual(built.status, 0, built.stderr)
-}, 60_000)
 
 describe("a bundle", () => {
   it("with inline dispatch only: nothing of inngest, effect/http or effect/sql, nothing of Node", async () => {

@@ -26,7 +26,6 @@ const npm = (cwd: string, ...args: ReadonlyArray<string>) => {
 }
 
 beforeAll(() => {
-  npm(root, "run", "build")
   npm(root, "pack", "--ignore-scripts", "--pack-destination", folder)
   const [tarball = ""] = readdirSync(folder)
   writeFileSync(join(folder, "package.json"), JSON.stringify({ private: true, type: "module" }))

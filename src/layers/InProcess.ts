@@ -2,7 +2,6 @@
  * The engine in this process, under `InlineDispatcher` and `TestDispatcher`: which messages run, where, and what
  * each Outcome means when nothing outlives the process.
  */
-import type * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
@@ -138,6 +137,17 @@ export type OnError = (error: JobFailed, job: Job.Any | undefined) => Effect.Eff
 /** The failure as one sentence, and its cause below it. Not the payload. */
 export const logJobFailed: OnError = (error) => Effect.logError(error.message, error.cause)
 
+/** Tells a layer's `onError` of a job that has failed for good. A failure of its own is logged. */
+export const tell = (
+  onError: OnError,
+  layer: string,
+  error: JobFailed,
+  job: Job.Any | undefined
+): Effect.Effect<unknown> =>
+  Effect.catchCause(onError(error, job), (cause) =>
+    Effect.logError(`The onError of ${layer} failed itself for "${error.job}" (id ${error.id}).`, cause)
+  )
+
 /** What both dispatchers say about themselves. */
 export interface Options {
   /** Its name in errors. */
@@ -215,14 +225,7 @@ export const make = <const Jobs extends ReadonlyArray<Job.Any>>(
       attempts: number,
       outcome: Extract<Outcome, { readonly _tag: "Failed" }>
     ) =>
-      Effect.catchCause(
-        options.onError(JobFailed.of(message, attempts, outcome), runner.get(message.name)),
-        (cause: Cause.Cause<unknown>) =>
-          Effect.logError(
-            `The onError of ${options.name} failed itself for "${message.name}" (id ${message.id}).`,
-            cause
-          )
-      )
+      tell(options.onError, options.name, JobFailed.of(message, attempts, outcome), runner.get(message.name))
 
     const forkRun = yield* FiberSet.runtime(fibers)<never>()
     const fork = (message: JobMessage, notBefore: number | undefined, now: number): void => {

@@ -28,7 +28,7 @@ import { DefinitionError } from "../DefinitionError.ts"
 import { Dispatcher, type JobMessage } from "../Dispatcher.ts"
 import type * as Job from "../Job.ts"
 import { checkedDelay, delayAfter } from "../RetryPolicy.ts"
-import { logJobFailed, type OnError } from "./InProcess.ts"
+import { logJobFailed, type OnError, tell } from "./InProcess.ts"
 import { InngestClient } from "./InngestClient.ts"
 import * as InngestEvent from "./InngestEvent.ts"
 import { type InngestRequest, requestOf, RequestMiddleware } from "./InngestRequest.ts"
@@ -369,14 +369,8 @@ const failed = (self: Worker, job: Job.Any, context: RunContext): Promise<unknow
           ? Cause.die(new WorkerLost({ job: job.jobName, id: message.id, detail: error.message }))
           : yield* self.runner.decodeFailure(message.name, recorded.failure, recorded.typed)
       yield* self.runner.giveUp(message, { attempt, dispatcher: self.dispatcher, cause })
-      yield* Effect.catchCause(
-        self.onError(JobFailed.of(message, attempt, { _tag: "Failed", reason, cause }), job),
-        (cause) =>
-          Effect.logError(
-            `The onError of InngestWorker failed itself for "${message.name}" (id ${message.id}).`,
-            cause
-          )
-      )
+      const failed = JobFailed.of(message, attempt, { _tag: "Failed", reason, cause })
+      yield* tell(self.onError, "InngestWorker", failed, job)
       yield* self.keepResult(
         job,
         message.id,

@@ -14,7 +14,7 @@ import { runTicks } from "../CronJob.ts"
 import { Dispatcher, InvalidPayload, type JobMessage } from "../Dispatcher.ts"
 import type * as Job from "../Job.ts"
 import { checkedDelay } from "../RetryPolicy.ts"
-import { logJobFailed, type OnError } from "./InProcess.ts"
+import { logJobFailed, type OnError, tell } from "./InProcess.ts"
 import * as QueueElement from "./QueueElement.ts"
 import * as QueueSteps from "./QueueSteps.ts"
 import * as QueueTakers from "./QueueTakers.ts"
@@ -176,14 +176,8 @@ const fail = (
     if (options.giveUp) {
       yield* self.runner.giveUp(message, { attempt, dispatcher: self.dispatcher, cause })
     }
-    yield* Effect.catchCause(
-      self.onError(JobFailed.of(message, attempt, failed), self.runner.get(message.name)),
-      (cause) =>
-        Effect.logError(
-          `The onError of QueueWorker.layer failed itself for "${message.name}" (id ${message.id}).`,
-          cause
-        )
-    )
+    const error = JobFailed.of(message, attempt, failed)
+    yield* tell(self.onError, "QueueWorker.layer", error, self.runner.get(message.name))
     yield* self.steps.ended(message)
     return { _tag: "Dead", note: yield* note(self, message, failed.reason, cause) }
   })

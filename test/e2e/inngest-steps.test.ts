@@ -4,12 +4,8 @@ import { Clock, Effect, Layer } from "effect"
 import { Steps } from "effect-jobs"
 import { InngestDispatcher } from "effect-jobs/inngest"
 import { DurableDeferred } from "effect/workflow"
-import { writeFileSync } from "node:fs"
-import { join } from "node:path"
 import * as Inngest from "../support/Inngest.ts"
-import type * as Child from "../support/inngestChild.ts"
-import { holds, journalOf, startChild, tempDir } from "../support/inngestFaults.ts"
-import { freePort } from "../support/Postgres.ts"
+import { holds, journalOf, startChild, toldOf } from "../support/inngestFaults.ts"
 import { Approval, parse, Stepwise } from "../support/stepwise.ts"
 
 const entriesOf = (journal: string) => journalOf(journal).map(parse)
@@ -25,16 +21,8 @@ describe.skipIf(Inngest.bin === undefined)("durable steps on Inngest", { concurr
       () =>
         Effect.gen(function* () {
           const server = yield* Inngest.make(["dev"])
-          const dir = yield* tempDir
-          const journal = join(dir, "journal")
-          writeFileSync(journal, "")
-          const told: Child.Told = {
-            transport,
-            server: server.url,
-            port: yield* freePort,
-            journal,
-            checkpointing
-          }
+          const told = yield* toldOf(server, { transport, checkpointing })
+          const { journal } = told
           const outside = yield* Layer.build(
             Steps.layer.pipe(
               Layer.provideMerge(InngestDispatcher.layer),

@@ -3,10 +3,8 @@ import { assert, describe, it } from "@effect/vitest"
 import { Clock, Effect, Layer, Redacted, Schema } from "effect"
 import { DispatchError, Job, RetryPolicy } from "effect-jobs"
 import { InngestClient, InngestDispatcher, InngestWorker } from "effect-jobs/inngest"
-import { writeFileSync } from "node:fs"
-import { join } from "node:path"
 import * as Inngest from "../support/Inngest.ts"
-import { holds, journalOf, startChild, tempDir } from "../support/inngestFaults.ts"
+import { holds, journalOf, startChild, toldOf } from "../support/inngestFaults.ts"
 import * as Child from "../support/inngestChild.ts"
 import { freePort } from "../support/Postgres.ts"
 import * as Redis from "../support/Redis.ts"
@@ -279,10 +277,8 @@ describe.skipIf(Inngest.bin === undefined)("Inngest", { concurrent: true }, () =
       () =>
         Effect.gen(function* () {
           const server = yield* Inngest.make(["dev"])
-          const dir = yield* tempDir
-          const journal = join(dir, "journal")
-          writeFileSync(journal, "")
-          const told: Child.Told = { transport, server: server.url, port: yield* freePort, journal }
+          const told = yield* toldOf(server, { transport })
+          const { journal } = told
           const first = yield* startChild(told)
           yield* Inngest.knows(server, Child.Work)
           const start = yield* Clock.currentTimeMillis

@@ -5,9 +5,7 @@ import { InlineDispatcher, Steps } from "effect-jobs"
 import { QueueDispatcher } from "effect-jobs/queue"
 import { TestClock } from "effect/testing"
 import { DurableDeferred } from "effect/workflow"
-import { writeFileSync } from "node:fs"
-import { join } from "node:path"
-import { holds, journalOf, startProgram, tempDir } from "../support/inngestFaults.ts"
+import { holds, journalOf, newJournal, startProgram } from "../support/inngestFaults.ts"
 import * as Postgres from "../support/Postgres.ts"
 import { Approval, type Entry, parse, Stepwise, stepwise } from "../support/stepwise.ts"
 import { store, type Told } from "../support/stepwiseChild.ts"
@@ -65,8 +63,7 @@ describe("durable steps", () => {
     () =>
       Effect.gen(function* () {
         const { url } = yield* Postgres.make()
-        const journal = join(yield* tempDir, "journal")
-        writeFileSync(journal, "")
+        const journal = yield* newJournal
         const entries = () => journalOf(journal).map(parse)
         const told: Told = { postgres: url, journal, stops: true }
         const outside = yield* Layer.build(Layer.provide(QueueDispatcher.layer, store(url)))

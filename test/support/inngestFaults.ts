@@ -1,12 +1,13 @@
 // What the fault tests with one worker process have in common: a worker process, and its journal.
 import { Effect } from "effect"
 import { spawn } from "node:child_process"
-import { mkdtempSync, readFileSync, rmSync } from "node:fs"
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { eventually } from "./eventually.ts"
 import type * as Child from "./inngestChild.ts"
+import { freePort } from "./Postgres.ts"
 
 export const journalOf = (file: string) =>
   readFileSync(file, "utf8")
@@ -36,6 +37,28 @@ export const tempDir = Effect.acquireRelease(
   Effect.sync(() => mkdtempSync(join(tmpdir(), "effect-jobs-"))),
   (dir) => Effect.sync(() => rmSync(dir, { recursive: true, force: true }))
 )
+
+/** An empty journal, gone when the scope closes. */
+export const newJournal = Effect.map(tempDir, (dir) => {
+  const file = join(dir, "journal")
+  writeFileSync(file, "")
+  return file
+})
+
+/** What a worker process for this server is told, with a journal of its own. */
+export const toldOf = (
+  server: { readonly url: string },
+  told: Pick<Child.Told, "transport" | "checkpointing">
+) =>
+  Effect.gen(function* () {
+    const made: Child.Told = {
+      ...told,
+      server: server.url,
+      port: yield* freePort,
+      journal: yield* newJournal
+    }
+    return made
+  })
 
 /** A worker process that is ready. */
 export const startChild = (told: Child.Told) => startProgram("inngestChild.ts", told)

@@ -3,7 +3,7 @@ import { init } from "echarts"
 import type { Row } from "./Row.ts"
 
 const rowHeight = 18
-const margin = { left: 470, right: 30, top: 40, bottom: 40 }
+const margin = { left: 600, right: 30, top: 40, bottom: 40 }
 
 /** An SVG of the rows that were repeated; a bundle's size is measured once and isn't among them. */
 export const plot = (rows: ReadonlyArray<Row>): string => {
@@ -11,7 +11,7 @@ export const plot = (rows: ReadonlyArray<Row>): string => {
   const chart = init(null, null, {
     renderer: "svg",
     ssr: true,
-    width: 1000,
+    width: 1150,
     height: margin.top + margin.bottom + rowHeight * repeated.length
   })
   chart.setOption({
@@ -19,7 +19,7 @@ export const plot = (rows: ReadonlyArray<Row>): string => {
     backgroundColor: "#ffffff",
     title: { text: "ours / theirs: less is faster", left: "center", textStyle: { fontSize: 13 } },
     grid: margin,
-    xAxis: { type: "log", min: 0.1, max: 10, splitLine: { lineStyle: { color: "#dddddd" } } },
+    xAxis: { type: "log", min: 0.05, max: 20, splitLine: { lineStyle: { color: "#dddddd" } } },
     yAxis: {
       type: "category",
       data: repeated.map(({ name }) => name),

@@ -23,15 +23,16 @@ import type { WorkflowEngine } from "effect/workflow/WorkflowEngine"
 import { type InngestFunction, NonRetriableError, RetryAfterError } from "inngest"
 import type { ConnectHandlerOptions } from "inngest/connect"
 import { serve } from "inngest/edge"
-import { type FailedReason, JobFailed, makeRunner, type Runner } from "../Attempt.ts"
-import { DefinitionError } from "../DefinitionError.ts"
+import { JobFailed, makeRunner, type Runner } from "../Attempt.ts"
 import { Dispatcher, type JobMessage } from "../Dispatcher.ts"
 import type * as Job from "../Job.ts"
-import { checkedDelay, delayAfter } from "../RetryPolicy.ts"
+import { checkedDelay } from "../RetryPolicy.ts"
 import { logJobFailed, type OnError, tell } from "./InProcess.ts"
 import { InngestClient } from "./InngestClient.ts"
 import * as InngestEvent from "./InngestEvent.ts"
+import * as InngestFailure from "./InngestFailure.ts"
 import { type InngestRequest, requestOf, RequestMiddleware } from "./InngestRequest.ts"
+import * as InngestRetry from "./InngestRetry.ts"
 import * as InngestSteps from "./InngestSteps.ts"
 import * as InngestWorkflowEngine from "./InngestWorkflowEngine.ts"
 
@@ -72,37 +73,6 @@ export class WorkerLost extends Schema.TaggedError<WorkerLost>()("WorkerLost", {
   }
 }
 
-/** Neither SDK nor server refuse more than 20 retries: they quietly make it 20. */
-const maxAttempts = 21
-
-/** The server quietly makes a retry's delay at most this (`MaxRetryDuration`, pkg/consts/consts.go). */
-const maxDelay = Duration.hours(24)
-
-/** And at least a second, cut down to where the second began: what is due later than that comes when it says. */
-const minDelay = Duration.millis(1_250)
-
-const checkedRetry = ({ jobName, retry }: Job.Any): void => {
-  const { attempts } = retry
-  if (attempts > maxAttempts) {
-    throw new DefinitionError({
-      message: `"${jobName}" can't have ${attempts} attempts on Inngest: it has at most ${maxAttempts} (20 retries).`
-    })
-  }
-  if (retry.backoff === undefined) return
-  for (let attempt = 1; attempt < attempts; attempt++) {
-    const delay = delayAfter(retry, attempt)
-    if (Duration.isGreaterThan(delay, maxDelay)) {
-      throw new DefinitionError({
-        message: `"${jobName}" can't wait for ${Duration.format(delay)} after attempt ${attempt} on Inngest: a retry comes after ${Duration.format(maxDelay)} at most.`
-      })
-    }
-  }
-}
-
-/** A time, and not a number of seconds, which the server would count from where the present second began. */
-const retryAt = (now: number, delay: Duration.Duration): Date =>
-  new Date(now + (Duration.isZero(delay) ? 0 : Duration.toMillis(Duration.max(delay, minDelay))))
-
 /** What a worker's list may hold: jobs, listeners, cron jobs, and Effect's Workflows. */
 export type Listed = Job.Any | Workflow.Any
 
@@ -135,7 +105,7 @@ export const functions = <const Jobs extends ReadonlyArray<Listed>>(
       // sound: the workflows' are here, and the jobs' are what this effect requires
       handlers as Context.Context<Job.Handler<string>>
     )
-    for (const job of jobs) checkedRetry(job)
+    for (const job of jobs) InngestRetry.checked(job)
     const { client, eventPrefix } = yield* InngestClient
     const dispatcher = yield* Dispatcher
     const fibers = yield* FiberSet.make<unknown, unknown>()
@@ -268,22 +238,31 @@ const attempt = (self: Worker, job: Job.Any, context: RunContext): Promise<unkno
                 outcome.encoded
               )
             case "Retry":
-              return Effect.flatMap(failureOf(self, message, attempt, undefined, outcome.cause), (failure) =>
-                Effect.flatMap(Clock.currentTimeMillis, (now) =>
-                  Effect.fail(
-                    dressed(
-                      failure,
-                      outcome.stated
-                        ? new RetryAfterError(failure.message, retryAt(now, outcome.delay), failure)
-                        : new Error(failure.message, failure)
+              return Effect.flatMap(
+                InngestFailure.make(self.runner, message, attempt, undefined, outcome.cause),
+                (failure) =>
+                  Effect.flatMap(Clock.currentTimeMillis, (now) =>
+                    Effect.fail(
+                      InngestFailure.dressed(
+                        failure,
+                        outcome.stated
+                          ? new RetryAfterError(
+                              failure.message,
+                              InngestRetry.retryAt(now, outcome.delay),
+                              failure
+                            )
+                          : new Error(failure.message, failure)
+                      )
                     )
                   )
-                )
               )
             case "Failed":
               return Effect.flatMap(
-                failureOf(self, message, attempt, outcome.reason, outcome.cause),
-                (failure) => Effect.fail(dressed(failure, new NonRetriableError(failure.message, failure)))
+                InngestFailure.make(self.runner, message, attempt, outcome.reason, outcome.cause),
+                (failure) =>
+                  Effect.fail(
+                    InngestFailure.dressed(failure, new NonRetriableError(failure.message, failure))
+                  )
               )
           }
         }
@@ -295,73 +274,14 @@ const attempt = (self: Worker, job: Job.Any, context: RunContext): Promise<unkno
 const stepsOf = (self: Worker, request: InngestRequest, message: JobMessage, context: RunContext) =>
   InngestSteps.make({ request, tools: context.step, message, eventPrefix: self.eventPrefix })
 
-/**
- * What the server keeps of a failure, as the error's `cause`: the SDK sends name, message, stack and cause of an
- * error, and nothing else of it (inngest/inngest-js #948, #1726).
- */
-const Recorded = Schema.Struct({
-  attempt: Schema.Int,
-  /** Absent where there would be another attempt. */
-  reason: Schema.optionalKey(
-    Schema.Literals(["InvalidPayload", "AttemptsExhausted", "NotRetryable", "UnknownJob"])
-  ),
-  /** As the job's error schema encodes it; a defect as such. */
-  failure: Schema.Json,
-  typed: Schema.Boolean
-})
-const decodeRecorded = Schema.decodeUnknownOption(Recorded)
-
-interface Failure {
-  readonly message: string
-  readonly stack: string | undefined
-  readonly cause: typeof Recorded.Type
-}
-
-const failureOf = (
-  self: Worker,
-  message: JobMessage,
-  attempt: number,
-  reason: FailedReason | undefined,
-  cause: Cause.Cause<unknown>
-): Effect.Effect<Failure> =>
-  Effect.map(self.runner.encodeFailure(message.name, cause), (failure) => {
-    const [pretty] = Cause.prettyErrors(cause)
-    return {
-      message: pretty?.message || pretty?.name || "The handler interrupted itself.",
-      stack: pretty?.stack,
-      cause: {
-        attempt,
-        ...(reason === undefined ? undefined : { reason }),
-        failure,
-        typed: Option.isSome(Cause.findErrorOption(cause))
-      }
-    }
-  })
-
-/** With the stack of where it failed, not of where the SDK's error was made. */
-const dressed = (failure: Failure, error: Error): Error =>
-  failure.stack === undefined ? error : Object.assign(error, { stack: failure.stack })
-
-/** What the failure function's event has, by the facts of a real server. */
-const FailedEvent = Schema.Struct({
-  error: Schema.Struct({ message: Schema.String, cause: Schema.optionalKey(Schema.Unknown) }),
-  event: Schema.Struct({
-    name: Schema.optionalKey(Schema.String),
-    id: Schema.optionalKey(Schema.String),
-    data: Schema.optionalKey(Schema.Unknown),
-    ts: Schema.optionalKey(Schema.Finite)
-  })
-})
-const decodeFailedEvent = Schema.decodeUnknownEffect(FailedEvent)
-
 /** Inngest's failure function: runs when no attempt is left, also when the worker died in the last one. */
 const failed = (self: Worker, job: Job.Any, context: RunContext): Promise<unknown> =>
   requestOf(context).promise(
     self.fork,
     Effect.gen(function* () {
-      const { error, event } = yield* Effect.orDie(decodeFailedEvent(context.event.data))
+      const { error, event } = yield* Effect.orDie(InngestFailure.decodeEvent(context.event.data))
       const message = InngestEvent.toMessage(job, event, yield* Clock.currentTimeMillis)
-      const recorded = Option.getOrUndefined(decodeRecorded(error.cause))
+      const recorded = Option.getOrUndefined(InngestFailure.decodeRecorded(error.cause))
       const attempt = recorded?.attempt ?? job.retry.attempts
       const reason = recorded?.reason ?? "AttemptsExhausted"
       const cause =

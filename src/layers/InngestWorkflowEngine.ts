@@ -19,6 +19,7 @@ import * as Job from "../Job.ts"
 import * as Steps from "../Steps.ts"
 import { InngestClient } from "./InngestClient.ts"
 import * as InngestEvent from "./InngestEvent.ts"
+import { maxAttempts } from "./InngestRetry.ts"
 import * as InngestSteps from "./InngestSteps.ts"
 
 /**
@@ -47,9 +48,6 @@ export class InngestWorkflowEngine extends Context.Service<
   }
 >()("effect-jobs/InngestWorkflowEngine") {}
 
-/** A worker that dies fails its attempt, so a workflow has as many as there can be; its own failure is final. */
-const attempts = 21
-
 const jobs = new WeakMap<Workflow.Any, Job.Any>()
 
 /** The contract of a workflow as that of a job: its tag is the event's name and the function's id. */
@@ -62,7 +60,8 @@ const jobOf = (workflow: Workflow.Any): Job.Any => {
       payload: workflow.payloadSchema,
       success: workflow.successSchema,
       error: workflow.errorSchema,
-      retry: { attempts },
+      // a worker that dies fails its attempt, so there are as many as can be; a workflow's own failure is final
+      retry: { attempts: maxAttempts },
       annotations: workflow.annotations
     }) as Job.Any
     jobs.set(workflow, job)

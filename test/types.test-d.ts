@@ -9,8 +9,10 @@ import {
   Listener,
   type Receipt
 } from "effect-jobs"
+import { type InngestClient, InngestWorker, type InngestWorkflowEngine } from "effect-jobs/inngest"
 import { TestDispatcher } from "effect-jobs/testing"
-import { Context, type DateTime, Effect, type Exit, type Layer, Schema } from "effect"
+import { Context, type DateTime, Effect, type Exit, type Layer, Schema, type Scope } from "effect"
+import { Workflow } from "effect/workflow"
 import { describe, expectTypeOf, it } from "vitest"
 
 class MailError extends Schema.TaggedError<MailError>()("MailError", { code: Schema.Int }) {}
@@ -76,6 +78,20 @@ describe("types", () => {
     expectTypeOf(InlineDispatcher.layer(jobs)).toEqualTypeOf(
       InlineDispatcher.layer([Welcome, Plain, Hears, Tick])
     )
+  })
+
+  it("a worker on Inngest requires the handlers of its jobs, and the engine of its workflows", () => {
+    const Work = Workflow.make("Work", { payload: { id: Schema.String }, idempotencyKey: ({ id }) => id })
+    expectTypeOf(InngestWorker.functions([Welcome])).toExtend<
+      Effect.Effect<unknown, never, Job.Handler<"mail.welcome"> | Dispatcher | InngestClient | Scope.Scope>
+    >()
+    expectTypeOf(InngestWorker.layerConnect([Welcome, Work])).toEqualTypeOf<
+      Layer.Layer<
+        never,
+        InngestWorker.ConnectError,
+        Job.Handler<"mail.welcome"> | InngestWorkflowEngine.InngestWorkflowEngine | Dispatcher | InngestClient
+      >
+    >()
   })
 
   it("run fails with the handler's error or the payload's", () => {

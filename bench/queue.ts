@@ -32,16 +32,19 @@ interface Took {
   readonly process: number
 }
 
-/** A number for every job of a round, and a promise of the last. */
+/**
+ * Counts the jobs of a round. What they took is from when this is made until the last one runs: with the start of
+ * the worker, without its end.
+ */
 const countdown = (count: number) => {
-  const done = Deferred.makeUnsafe<void>()
+  const done = Deferred.makeUnsafe<number>()
+  const start = performance.now()
   let left = count
   return {
-    done: Deferred.await(done),
-    finished: Effect.runPromise(Deferred.await(done)),
+    took: Deferred.await(done),
     one: () => {
       left--
-      if (left === 0) Deferred.doneUnsafe(done, Effect.void)
+      if (left === 0) Deferred.doneUnsafe(done, Effect.succeed(performance.now() - start))
     }
   }
 }
@@ -76,8 +79,7 @@ const persistedQueue = <S extends Schema.Codec<unknown, unknown>>(
       () => Effect.forever(queue.take(() => Effect.sync(all.one))),
       { concurrency: "unbounded", discard: true }
     )
-    const process = yield* timed(Effect.raceFirst(all.done, takers))
-    return { enqueue, process }
+    return { enqueue, process: yield* Effect.raceFirst(all.took, Effect.andThen(takers, Effect.never)) }
   }).pipe(Effect.orDie, Effect.provide(PersistedQueue.layer))
 
 const bare = (count: number) =>
@@ -105,8 +107,7 @@ const ours = (count: number, among: ReadonlyArray<(typeof idle)[number]> = []) =
       ...idle.map((job) => job.toLayer(() => Effect.void))
     )
     const worker = QueueWorker.layer([Noop, ...among], { concurrency: atOnce }).pipe(Layer.provide(handlers))
-    const process = yield* timed(Effect.provide(all.done, worker))
-    return { enqueue, process }
+    return { enqueue, process: yield* Effect.provide(all.took, worker) }
   }).pipe(Effect.orDie, Effect.provide(QueueDispatcher.layer))
 
 /** What a store shows, by the name of the contender. */
@@ -239,24 +240,22 @@ const graphile = (url: string, count: number, batched: boolean) =>
     )
     await utils.release()
     const all = countdown(count)
-    const process = await clock(async () => {
-      const runner = await runGraphile({
-        connectionString: url,
-        logger: silent,
-        concurrency: atOnce,
-        noHandleSignals: true,
-        taskList: { noop: async () => all.one() },
-        ...(batched
-          ? {
-              preset: {
-                worker: { localQueue: { size: 100 }, completeJobBatchDelay: 0, failJobBatchDelay: 0 }
-              }
+    const runner = await runGraphile({
+      connectionString: url,
+      logger: silent,
+      concurrency: atOnce,
+      noHandleSignals: true,
+      taskList: { noop: async () => all.one() },
+      ...(batched
+        ? {
+            preset: {
+              worker: { localQueue: { size: 100 }, completeJobBatchDelay: 0, failJobBatchDelay: 0 }
             }
-          : {})
-      })
-      await all.finished
-      await runner.stop()
+          }
+        : {})
     })
+    const process = await Effect.runPromise(all.took)
+    await runner.stop()
     return { enqueue, process }
   })
 
@@ -323,10 +322,8 @@ const bull = (port: number, count: number) =>
       autorun: false
     })
     await worker.waitUntilReady()
-    const process = await clock(async () => {
-      void worker.run()
-      await all.finished
-    })
+    void worker.run()
+    const process = await Effect.runPromise(all.took)
     await worker.close()
     await queue.close()
     await client.close()

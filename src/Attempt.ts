@@ -458,7 +458,10 @@ const runContext = (
         job: jobName,
         attempt: options.attempt,
         maxAttempts: retry.attempts,
-        dispatchedAt: DateTime.makeUnsafe(message.dispatchedAt)
+        // made when it is asked for, which few handlers do
+        get dispatchedAt() {
+          return DateTime.makeUnsafe(message.dispatchedAt)
+        }
       },
       options.steps ?? Steps.inMemory
     ),

@@ -129,7 +129,7 @@ const activityExecute = (
     const body = Effect.updateContext(
       Effect.scoped(Effect.suspend(() => activity.executeEncoded)) as Effect.Effect<unknown, unknown>,
       (_: Context.Context<never>) =>
-        Context.add(Context.omit(CurrentSteps)(surroundings), WorkflowInstance, instanceOf(state))
+        Context.add(Context.omit(CurrentSteps)(surroundings), WorkflowInstance, new Instance(state))
     )
     const once = Effect.exit(body).pipe(
       Effect.flatMap(encodeExit),
@@ -248,26 +248,79 @@ export const layer: Layer.Layer<WorkflowEngine, never, Dispatcher> = Layer.effec
 /** The workflow that a run's instance is said to be of: the job, by name. */
 const workflows = new Map<string, Workflow.Any>()
 
-const instanceOf = (state: Pick<State, "job" | "id">): WorkflowInstance["Service"] => {
-  let workflow = workflows.get(state.job)
+const workflowOf = (job: string): Workflow.Any => {
+  let workflow = workflows.get(job)
   if (workflow === undefined) {
     // sound: engines and tokens read nothing of a workflow but its tag; jobs don't go through the rest
-    workflow = { _tag: state.job, annotations: Context.empty() } as unknown as Workflow.Any
-    workflows.set(state.job, workflow)
+    workflow = { _tag: job, annotations: Context.empty() } as unknown as Workflow.Any
+    workflows.set(job, workflow)
   }
-  return WorkflowInstance.initial(workflow, state.id)
+  return workflow
 }
 
+/** What `WorkflowInstance.initial` makes, when something of it is asked for: most runs have no steps. */
+class Instance implements Instanced {
+  readonly executionId: string
+  readonly workflow: Workflow.Any
+  suspended = false
+  interrupted = false
+  abandoned = false
+  cause: Instanced["cause"] = undefined
+  failed = false
+  private made: Instanced | undefined = undefined
+  constructor({ id, job }: Pick<State, "job" | "id">) {
+    this.executionId = id
+    this.workflow = workflowOf(job)
+  }
+  private get initial(): Instanced {
+    return (this.made ??= WorkflowInstance.initial(this.workflow, this.executionId))
+  }
+  get scope() {
+    return this.initial.scope
+  }
+  get awaitedDeferreds() {
+    return this.initial.awaitedDeferreds
+  }
+  get completedDeferreds() {
+    return this.initial.completedDeferreds
+  }
+  get activityState() {
+    return this.initial.activityState
+  }
+}
+type Instanced = WorkflowInstance["Service"]
+
+/** A run's state, whose maps are made when a step asks for them. */
+class RunState implements State {
+  readonly job: string
+  readonly id: string
+  readonly attempt: number
+  readonly steps: () => RunSteps
+  private names: State["used"] | undefined = undefined
+  private sleeps: State["clocks"] | undefined = undefined
+  constructor({ attempt, id, job, steps }: Run) {
+    this.job = job
+    this.id = id
+    this.attempt = attempt
+    this.steps = steps
+  }
+  get used() {
+    return (this.names ??= new Map<string, number>())
+  }
+  get clocks() {
+    return (this.sleeps ??= new Map<string, Duration.Duration>())
+  }
+}
+
+/** What is known of a run before its first step. */
+export type Run = Pick<State, "job" | "id" | "attempt" | "steps">
+
+/** The same run's state, with nothing used yet. */
+export const stateOf = (run: Run): State => new RunState(run)
+
 /** Adds to a run's context what its steps need, beside the {@link engine}. */
-export const provide = <R>(
-  context: Context.Context<R>,
-  run: Pick<State, "job" | "id" | "attempt" | "steps">
-): Context.Context<R | WorkflowInstance> =>
-  Context.add(
-    Context.add(context, CurrentSteps, { ...run, used: new Map(), clocks: new Map() }),
-    WorkflowInstance,
-    instanceOf(run)
-  )
+export const provide = <R>(context: Context.Context<R>, run: Run): Context.Context<R | WorkflowInstance> =>
+  Context.add(Context.add(context, CurrentSteps, stateOf(run)), WorkflowInstance, new Instance(run))
 
 /** What keeps the records of one run. */
 export interface Records {

@@ -111,7 +111,10 @@ const handlerOf = (workflow: Workflow.Any, { context, execute }: Registered): Jo
         const instance = WorkflowInstance.initial(workflow, state.id)
         const services = Context.make(WorkflowInstance, instance).pipe(
           // a failed activity runs again when its execution was resumed, and not when a worker has died
-          Context.add(Steps.CurrentSteps, { ...state, attempt: time, used: new Map(), clocks: new Map() })
+          Context.add(
+            Steps.CurrentSteps,
+            Steps.stateOf({ job: state.job, id: state.id, attempt: time, steps: state.steps })
+          )
         )
         // sound: the payload was decoded by the workflow's own schema, of a struct
         const result = yield* execute(payload as object, state.id).pipe(

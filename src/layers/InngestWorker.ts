@@ -34,7 +34,7 @@ import * as InngestFailure from "./InngestFailure.ts"
 import { type InngestRequest, requestOf, RequestMiddleware } from "./InngestRequest.ts"
 import * as InngestRetry from "./InngestRetry.ts"
 import * as InngestSteps from "./InngestSteps.ts"
-import * as InngestWorkflowEngine from "./InngestWorkflowEngine.ts"
+import * as InngestWorkflows from "./InngestWorkflows.ts"
 
 /** What every kind of worker takes. */
 export interface Options {
@@ -79,7 +79,7 @@ export type Listed = Job.Any | Workflow.Any
 /** The services that run what is in a list. */
 export type HandlersOf<L> =
   | Job.HandlerOf<L>
-  | (L extends Workflow.Any ? InngestWorkflowEngine.InngestWorkflowEngine : never)
+  | (L extends Workflow.Any ? InngestWorkflows.InngestWorkflowEngine : never)
 
 /** What a worker needs of its surroundings. */
 export type Needs<Jobs extends ReadonlyArray<Listed>> = HandlersOf<Jobs[number]> | Dispatcher | InngestClient
@@ -99,7 +99,7 @@ export const functions = <const Jobs extends ReadonlyArray<Listed>>(
       options.drainTimeout ?? "30 seconds",
       "The drainTimeout of InngestWorker"
     )
-    const { engine, handlers, isWorkflow, jobs } = yield* InngestWorkflowEngine.resolve(list)
+    const { engine, handlers, isWorkflow, jobs } = yield* InngestWorkflows.resolve(list)
     const runner = yield* Effect.provideContext(
       makeRunner(jobs),
       // sound: the workflows' are here, and the jobs' are what this effect requires
@@ -126,7 +126,7 @@ export const functions = <const Jobs extends ReadonlyArray<Listed>>(
       eventPrefix,
       keepResult: (job, id, exit) =>
         isWorkflow(job)
-          ? Effect.flatMap(InngestWorkflowEngine.resultEvent(job, id, exit, eventPrefix), (event) =>
+          ? Effect.flatMap(InngestWorkflows.resultEvent(job, id, exit, eventPrefix), (event) =>
               event === undefined ? Effect.void : Effect.promise(() => client.send(event))
             )
           : Effect.void,
@@ -169,9 +169,7 @@ export const functions = <const Jobs extends ReadonlyArray<Listed>>(
           ...given,
           id: job.jobName,
           triggers: [trigger(job, eventPrefix)],
-          cancelOn: isWorkflow(job)
-            ? [...cancelOn, InngestWorkflowEngine.cancelledBy(eventPrefix)]
-            : cancelOn,
+          cancelOn: isWorkflow(job) ? [...cancelOn, InngestWorkflows.cancelledBy(eventPrefix)] : cancelOn,
           retries: job.retry.attempts - 1,
           onFailure: (context: RunContext) => failed(self, job, context),
           middleware: [...middleware, RequestMiddleware]

@@ -59,62 +59,82 @@ const decodeAsked = Schema.decodeUnknownOption(
   Schema.Struct({ key: Schema.String, job: Schema.String, timeout: Schema.String })
 )
 
+/** What the bodies of our own functions are given. */
+export interface Called extends Talk {
+  /** Of the event that has started the function. */
+  readonly data: unknown
+  /** Whether this worker runs the job of this name. */
+  readonly runs: (job: string) => boolean
+}
+
+/** How a function speaks and hears of deferreds. */
+interface Talk {
+  readonly tools: StepTools
+  readonly eventPrefix: string
+}
+
+type About = keyof typeof InngestEvent.deferredEvents
+
+/** Waits for an event about the deferred of this key, and sends one meanwhile; `null` if none came in time. */
+const waitSaying = async (
+  { eventPrefix, tools }: Talk,
+  key: string,
+  wait: { readonly step: string; readonly event: About; readonly timeout: string },
+  say: { readonly step: string; readonly event: About; readonly data: Record<string, unknown> }
+): Promise<unknown> => {
+  const [event] = await Promise.all([
+    tools.waitForEvent(wait.step, {
+      event: eventPrefix + InngestEvent.deferredEvents[wait.event],
+      timeout: wait.timeout,
+      if: InngestEvent.aboutDeferred(key)
+    }),
+    tools.sendEvent(say.step, {
+      name: eventPrefix + InngestEvent.deferredEvents[say.event],
+      data: { key, ...say.data }
+    })
+  ])
+  return event
+}
+
 /**
  * Keeps a completion until the run that waits for it has it: the body of a function that the event of a
  * completion starts. The first completion counts, for that event's id is the deferred's.
  */
-export const deliver = async (options: {
-  readonly data: unknown
-  readonly tools: StepTools
-  readonly eventPrefix: string
-  /** Whether this worker runs the job of this name. */
-  readonly runs: (job: string) => boolean
-}): Promise<void> => {
-  const { data, eventPrefix, runs, tools } = options
-  const completed = Option.getOrUndefined(decodeCompleted(data))
-  if (completed === undefined || !runs(completed.job)) return
+export const deliver = async (called: Called): Promise<void> => {
+  const completed = Option.getOrUndefined(decodeCompleted(called.data))
+  if (completed === undefined || !called.runs(completed.job)) return
   const { exit, kept = false, key } = completed
   for (let time = 1; ; time++) {
-    const [heard] = await Promise.all([
-      tools.waitForEvent(`heard ${time}`, {
-        event: eventPrefix + InngestEvent.deferredEvents.heard,
-        timeout: kept ? resultTimeout : keepTimeout,
-        if: InngestEvent.aboutDeferred(key)
-      }),
-      tools.sendEvent(`deliver ${time}`, {
-        name: eventPrefix + InngestEvent.deferredEvents.delivered,
-        data: { key, exit }
-      })
-    ])
+    const heard = await waitSaying(
+      called,
+      key,
+      { step: `heard ${time}`, event: "heard", timeout: kept ? resultTimeout : keepTimeout },
+      { step: `deliver ${time}`, event: "delivered", data: { exit } }
+    )
     const answer = Option.getOrUndefined(decodeHeard(heard))
     if (answer === undefined || (answer.data.received && !kept)) return
   }
 }
 
 /** Waits for what is delivered under this key: `undefined` if nothing came in time. */
-const hear = async (options: {
-  readonly step: string
-  readonly key: string
-  readonly timeout: string
-  readonly tools: StepTools
-  readonly eventPrefix: string
-}): Promise<Schema.Json | undefined> => {
-  const { eventPrefix, key, step, timeout, tools } = options
-  const say = (received: boolean) => ({
-    name: eventPrefix + InngestEvent.deferredEvents.heard,
-    data: { key, received }
-  })
-  const [event] = await Promise.all([
-    tools.waitForEvent(step, {
-      event: eventPrefix + InngestEvent.deferredEvents.delivered,
-      timeout,
-      if: InngestEvent.aboutDeferred(key)
-    }),
-    tools.sendEvent(`${step}: waits`, say(false))
-  ])
+const hear = async (
+  talk: Talk,
+  step: string,
+  key: string,
+  timeout: string
+): Promise<Schema.Json | undefined> => {
+  const event = await waitSaying(
+    talk,
+    key,
+    { step, event: "delivered", timeout },
+    { step: `${step}: waits`, event: "heard", data: { received: false } }
+  )
   const delivered = Option.getOrUndefined(decodeDelivered(event))
   if (delivered === undefined) return undefined
-  await tools.sendEvent(`${step}: received`, say(true))
+  await talk.tools.sendEvent(`${step}: received`, {
+    name: talk.eventPrefix + InngestEvent.deferredEvents.heard,
+    data: { key, received: true }
+  })
   return delivered.data.exit
 }
 
@@ -124,17 +144,10 @@ export const decodeAnswer = Schema.decodeUnknownOption(
 )
 
 /** The body of a function that waits for a result, for those who aren't a run and read the function's output. */
-export const answer = async (options: {
-  readonly data: unknown
-  readonly tools: StepTools
-  readonly eventPrefix: string
-  readonly runs: (job: string) => boolean
-}): Promise<unknown> => {
-  const { data, eventPrefix, runs, tools } = options
-  const asked = Option.getOrUndefined(decodeAsked(data))
-  if (asked === undefined || !runs(asked.job)) return { answers: false }
-  const { key, timeout } = asked
-  const exit = await hear({ step: "result", key, timeout, tools, eventPrefix })
+export const answer = async (called: Called): Promise<unknown> => {
+  const asked = Option.getOrUndefined(decodeAsked(called.data))
+  if (asked === undefined || !called.runs(asked.job)) return { answers: false }
+  const exit = await hear(called, "result", asked.key, asked.timeout)
   return exit === undefined ? { answers: true } : { answers: true, exit }
 }
 
@@ -188,15 +201,7 @@ export const make = (options: {
 
   const waitFrom = (step: string, key: string, time: number): Effect.Effect<Schema.Json> =>
     Effect.flatMap(
-      waiting(() =>
-        hear({
-          step: time === 1 ? step : `${step} (${time})`,
-          key,
-          timeout: waitTimeout,
-          tools,
-          eventPrefix
-        })
-      ),
+      waiting(() => hear(options, time === 1 ? step : `${step} (${time})`, key, waitTimeout)),
       (exit) => (exit === undefined ? waitFrom(step, key, time + 1) : Effect.succeed(exit))
     )
 

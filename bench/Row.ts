@@ -5,3 +5,6 @@ export interface Row {
   readonly ratios: ReadonlyArray<number>
   readonly note?: string | undefined
 }
+
+export const median = (values: ReadonlyArray<number>): number =>
+  values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN

@@ -8,7 +8,7 @@ import { Effect, Exit, Layer, ManagedRuntime, Schema, Scope } from "effect"
 import { InlineDispatcher, Job } from "effect-jobs"
 import { TestDispatcher } from "effect-jobs/testing"
 import { Bench } from "tinybench"
-import type { Row } from "./Row.ts"
+import { median, type Row } from "./Row.ts"
 
 const repetitions = 5
 
@@ -117,9 +117,6 @@ const againstFloor = async (): Promise<ReadonlyArray<Row>> => {
     ...row("test dispatch, run", measured.running)
   ]
 }
-
-const median = (values: ReadonlyArray<number>): number =>
-  values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN
 
 /** Cost a job after 10,000 and 100,000 in one process, over the cost after 1,000. */
 const byNumber = async (): Promise<ReadonlyArray<Row>> => {

@@ -8,7 +8,7 @@ import { InngestClient, InngestDispatcher, InngestWorker } from "effect-jobs/inn
 import { Inngest as Sdk } from "inngest"
 import { serve } from "inngest/edge"
 import * as Inngest from "../test/support/Inngest.ts"
-import type { Row } from "./Row.ts"
+import { median, type Row } from "./Row.ts"
 
 const repetitions = 5
 
@@ -16,9 +16,6 @@ class Noop extends Job.make("bench.noop", {
   payload: { to: Schema.String, n: Schema.Int },
   timeout: "30 seconds"
 }) {}
-
-const median = (values: ReadonlyArray<number>): number =>
-  values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? Number.NaN
 
 const micros = (values: ReadonlyArray<number>) => `${(median(values) * 1_000).toFixed(0)} µs`
 

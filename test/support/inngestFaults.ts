@@ -33,7 +33,7 @@ export const holds = <A>(check: () => A | Promise<A>, patience: number) =>
     ({ value }) => value as A
   )
 
-export const tempDir = Effect.acquireRelease(
+const tempDir = Effect.acquireRelease(
   Effect.sync(() => mkdtempSync(join(tmpdir(), "effect-jobs-"))),
   (dir) => Effect.sync(() => rmSync(dir, { recursive: true, force: true }))
 )

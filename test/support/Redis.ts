@@ -6,7 +6,7 @@ import { mkdtempSync, rmSync } from "node:fs"
 import { connect } from "node:net"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { freePort } from "./Postgres.ts"
+import { freePort } from "./freePort.ts"
 
 /** Whether there is a Redis to test with; says so where there is none. */
 export const hasRedis = spawnSync("redis-server", ["--version"]).status === 0
@@ -36,7 +36,10 @@ const start = async (port: number, dir: string): Promise<ChildProcess> => {
     ["--port", String(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--dir", dir],
     { stdio: "ignore" }
   )
-  while (!(await answers(port))) await new Promise((resolve) => setTimeout(resolve, 20))
+  while (!(await answers(port))) {
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    if (server.exitCode !== null) throw new Error(`Redis didn't start on port ${port}`)
+  }
   return server
 }
 
@@ -48,22 +51,28 @@ const stop = (server: ChildProcess) =>
 
 /** Started when it is built, with an append-only file; stopped and its files removed when the scope closes. */
 export const make = Effect.gen(function* () {
-  const port = yield* freePort
   const dir = mkdtempSync(join(tmpdir(), "effect-jobs-redis-"))
-  let server = yield* Effect.acquireRelease(
-    Effect.promise(() => start(port, dir)),
-    () =>
+  const first = Effect.flatMap(freePort, (port) =>
+    Effect.map(
+      Effect.tryPromise(() => start(port, dir)),
+      (server) => ({ port, server })
+    )
+  )
+  const running = yield* Effect.acquireRelease(
+    // a port may be another server's by now
+    Effect.orDie(Effect.retry(first, { times: 3 })),
+    (running) =>
       Effect.promise(async () => {
-        await stop(server)
+        await stop(running.server)
         rmSync(dir, { recursive: true })
       })
   )
   return {
-    port,
+    port: running.port,
     restart: async (pause = 0) => {
-      await stop(server)
+      await stop(running.server)
       await new Promise((resolve) => setTimeout(resolve, pause))
-      server = await start(port, dir)
+      running.server = await start(running.port, dir)
     }
   } satisfies Redis
 })

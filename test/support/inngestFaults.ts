@@ -7,7 +7,7 @@ import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { eventually } from "./eventually.ts"
 import type * as Child from "./inngestChild.ts"
-import { freePort } from "./Postgres.ts"
+import { freePort } from "./freePort.ts"
 
 export const journalOf = (file: string) =>
   readFileSync(file, "utf8")

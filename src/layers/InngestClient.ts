@@ -50,7 +50,7 @@ export class InngestClient extends Context.Service<
       Effect.map(Effect.context<never>(), (context) => {
         const { eventKey, eventPrefix, sendTimeout, signingKey, signingKeyFallback, ...rest } = options
         return {
-          client: new Inngest({
+          client: new Client({
             ...rest,
             ...(eventKey === undefined ? undefined : { eventKey: Redacted.value(eventKey) }),
             ...(signingKey === undefined ? undefined : { signingKey: Redacted.value(signingKey) }),
@@ -85,6 +85,23 @@ export class InngestClient extends Context.Service<
         })
       )
     )
+}
+
+/**
+ * The SDK reads all of `process.env` for the headers of every request, which with 35 variables takes as long as
+ * everything that a dispatch does here: they are made once, and again when the SDK is given other variables.
+ */
+class Client extends Inngest {
+  private made: Record<string, string> | undefined
+
+  override get headers(): Record<string, string> {
+    return (this.made ??= super.headers)
+  }
+
+  override setEnvVars(...args: Parameters<Inngest["setEnvVars"]>): this {
+    this.made = undefined
+    return super.setEnvVars(...args)
+  }
 }
 
 const optional = <A>(config: Config.Config<A>) => Config.map(Config.option(config), Option.getOrUndefined)

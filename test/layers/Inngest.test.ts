@@ -4,6 +4,7 @@ import { Cause, ConfigProvider, Deferred, Effect, Exit, Layer, Logger, Redacted,
 import { DefinitionError, Dispatcher, Job, type JobMessage, RetryPolicy } from "effect-jobs"
 import { InngestClient, InngestDispatcher, InngestWorker } from "effect-jobs/inngest"
 import { Activity } from "effect/workflow"
+import { Inngest } from "inngest"
 import { setFlagsFromString } from "node:v8"
 import { runInNewContext } from "node:vm"
 import { vi } from "vitest"
@@ -364,6 +365,17 @@ describe("InngestClient", () => {
       assert.strictEqual(client.signingKey, "signkey-test-00")
       assert.strictEqual(client.mode, "dev")
       assert.strictEqual(new URL(client.eventBaseUrl).origin, "http://127.0.0.1:1234")
+    })
+  )
+
+  it.effect("makes its headers once, and again when the SDK is given other variables", () =>
+    Effect.gen(function* () {
+      const own = yield* Effect.provide(InngestClient, InngestClient.layer({ id: "headers", isDev: true }))
+      const headers = () => own.client.headers
+      assert.deepStrictEqual(headers(), new Inngest({ id: "headers", isDev: true }).headers)
+      assert.strictEqual(headers(), headers())
+      own.client.setEnvVars({ INNGEST_ENV: "staging" })
+      assert.strictEqual(headers()["x-inngest-env"], "staging")
     })
   )
 

@@ -76,6 +76,9 @@ export const make = (
           String(executorGrpc),
           "--tick",
           "50",
+          // at its default it logs every event, whole
+          "--log-level",
+          "warn",
           ...(mode === "dev" ? ["--no-discovery", "--no-poll"] : ["--sqlite-dir", dir]),
           ...rest
         ],

@@ -93,6 +93,23 @@ export class InvalidSuccess extends Schema.TaggedError<InvalidSuccess>()("Invali
   }
 }
 
+/**
+ * The worker died (killed, out of memory, power cut) or couldn't be reached in the last attempt that the policy
+ * allows. It is a defect, and what `onFailure` gets then, from the worker that is there.
+ */
+export class WorkerLost extends Schema.TaggedError<WorkerLost>()("WorkerLost", {
+  job: Schema.String,
+  id: Schema.String,
+  attempt: Schema.Int,
+  /** What the engine says of it, where it says something. */
+  detail: Schema.optionalKey(Schema.String)
+}) {
+  override get message(): string {
+    const detail = this.detail === undefined ? "." : `: ${this.detail}`
+    return `The worker of "${this.job}" (id ${this.id}) was lost in attempt ${this.attempt}, the last one${detail}`
+  }
+}
+
 /** A job that has failed for good, as `onError` and logs get it. The message is one sentence. */
 export class JobFailed extends Schema.TaggedError<JobFailed>()("JobFailed", {
   job: Schema.String,

@@ -240,8 +240,8 @@ describe("messages", () => {
         yield* run({}, 1, Picky.jobName),
         yield* run({}, 1, "mail.unknown"),
         yield* Fiber.join(slow),
-        new InngestWorker.WorkerLost({ job: "mail.welcome", id: "an-id", detail: "EOF" }).message,
-        new QueueWorker.WorkerLost({ job: "mail.welcome", id: "an-id", attempt: 3 }).message
+        new Attempt.WorkerLost({ job: "mail.welcome", id: "an-id", attempt: 3, detail: "EOF" }).message,
+        new Attempt.WorkerLost({ job: "mail.welcome", id: "an-id", attempt: 3 }).message
       ]).toMatchInlineSnapshot(`
         [
           "The message "an-id" for "mail.welcome" has an invalid payload: Expected string at "to.email"; Expected number at "tags[0]".",
@@ -250,8 +250,8 @@ describe("messages", () => {
           ""mail.picky" (id an-id) failed in attempt 1 with an error that isn't retried: no such address.",
           "The message "an-id" can't be run: "mail.unknown" is not in the list of jobs given to this worker: add it there, with its handler.",
           "Attempt 2 of "mail.welcome" (id an-id) was interrupted: it took longer than its timeout of 1s.",
-          "The worker of "mail.welcome" (id an-id) gave no answer in its last attempt: EOF",
-          "The worker was lost in attempt 3 of "mail.welcome" (id an-id), the last one.",
+          "The worker of "mail.welcome" (id an-id) was lost in attempt 3, the last one: EOF",
+          "The worker of "mail.welcome" (id an-id) was lost in attempt 3, the last one.",
         ]
       `)
     })

@@ -22,6 +22,7 @@ import {
   UnknownJob
 } from "../Dispatcher.ts"
 import type * as Job from "../Job.ts"
+import { type OnError, tell } from "../OnError.ts"
 import * as Steps from "../Steps.ts"
 
 /** The ids that have run, bounded in number and in time. */
@@ -130,23 +131,6 @@ export const fanOut = (runner: Runner, { kind, message }: Request): ReadonlyArra
 /** The refusal of what {@link fanOut} has no messages for. */
 export const unknownJob = ({ message }: Request, dispatcher: string): Effect.Effect<never, DispatchError> =>
   Effect.fail(DispatchError.of(new UnknownJob({ job: message.name, dispatcher })))
-
-/** Gets a job that has failed for good. What it fails with is logged and goes no further. */
-export type OnError = (error: JobFailed, job: Job.Any | undefined) => Effect.Effect<unknown, unknown>
-
-/** The failure as one sentence, and its cause below it. Not the payload. */
-export const logJobFailed: OnError = (error) => Effect.logError(error.message, error.cause)
-
-/** Tells a layer's `onError` of a job that has failed for good. A failure of its own is logged. */
-export const tell = (
-  onError: OnError,
-  layer: string,
-  error: JobFailed,
-  job: Job.Any | undefined
-): Effect.Effect<unknown> =>
-  Effect.catchCause(onError(error, job), (cause) =>
-    Effect.logError(`The onError of ${layer} failed itself for "${error.job}" (id ${error.id}).`, cause)
-  )
 
 /** What both dispatchers say about themselves. */
 export interface Options {

@@ -8,6 +8,7 @@ import * as Layer from "effect/Layer"
 import { DefinitionError } from "../DefinitionError.ts"
 import { Dispatcher } from "../Dispatcher.ts"
 import type * as Job from "../Job.ts"
+import { logJobFailed, type OnError } from "../OnError.ts"
 import { checkedDelay } from "../RetryPolicy.ts"
 import * as InProcess from "./InProcess.ts"
 
@@ -39,7 +40,7 @@ export interface Options {
    * Gets each job that has failed for good. The dispatch itself succeeds, as it would with an engine that runs
    * the job elsewhere. Default: logs at error level, without the payload.
    */
-  readonly onError?: InProcess.OnError | undefined
+  readonly onError?: OnError | undefined
 }
 
 /**
@@ -71,7 +72,7 @@ export const layer = <const Jobs extends ReadonlyArray<Job.Any>>(
             "The rememberIds.timeToLive of InlineDispatcher.layer"
           )
         },
-        onError: options.onError ?? InProcess.logJobFailed,
+        onError: options.onError ?? logJobFailed,
         onRequest: (request) => request,
         onAttempt: undefined
       })

@@ -23,11 +23,11 @@ import type { WorkflowEngine } from "effect/workflow/WorkflowEngine"
 import { type InngestFunction, NonRetriableError, RetryAfterError } from "inngest"
 import type { ConnectHandlerOptions } from "inngest/connect"
 import { serve } from "inngest/edge"
-import { JobFailed, makeRunner, type Runner } from "../Attempt.ts"
+import { JobFailed, makeRunner, type Runner, WorkerLost } from "../Attempt.ts"
 import { Dispatcher, type JobMessage } from "../Dispatcher.ts"
 import type * as Job from "../Job.ts"
+import { logJobFailed, type OnError, tell } from "../OnError.ts"
 import { checkedDelay } from "../RetryPolicy.ts"
-import { logJobFailed, type OnError, tell } from "./InProcess.ts"
 import { InngestClient } from "./InngestClient.ts"
 import * as InngestEvent from "./InngestEvent.ts"
 import * as InngestFailure from "./InngestFailure.ts"
@@ -61,17 +61,6 @@ export class FunctionOptions extends Context.Service<
   FunctionOptions,
   Omit<InngestFunction.Options, "id" | "triggers" | "retries" | "onFailure" | "batchEvents">
 >()("effect-jobs/InngestWorker/FunctionOptions") {}
-
-/** A run that failed without an answer: the worker died in it, or couldn't be reached. It is a defect. */
-export class WorkerLost extends Schema.TaggedError<WorkerLost>()("WorkerLost", {
-  job: Schema.String,
-  id: Schema.String,
-  detail: Schema.String
-}) {
-  override get message(): string {
-    return `The worker of "${this.job}" (id ${this.id}) gave no answer in its last attempt: ${this.detail}`
-  }
-}
 
 /** What a worker's list may hold: jobs, listeners, cron jobs, and Effect's Workflows. */
 export type Listed = Job.Any | Workflow.Any
@@ -284,7 +273,7 @@ const failed = (self: Worker, job: Job.Any, context: RunContext): Promise<unknow
       const reason = recorded?.reason ?? "AttemptsExhausted"
       const cause =
         recorded === undefined
-          ? Cause.die(new WorkerLost({ job: job.jobName, id: message.id, detail: error.message }))
+          ? Cause.die(new WorkerLost({ job: job.jobName, id: message.id, attempt, detail: error.message }))
           : yield* self.runner.decodeFailure(message.name, recorded.failure, recorded.typed)
       yield* self.runner.giveUp(message, { attempt, dispatcher: self.dispatcher, cause })
       const failed = JobFailed.of(message, attempt, { _tag: "Failed", reason, cause })

@@ -3,18 +3,17 @@
  * Outcome says.
  */
 import * as Cause from "effect/Cause"
-import * as Data from "effect/Data"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { PersistedQueueStore } from "effect/persistence/PersistedQueue"
 import * as Schedule from "effect/Schedule"
-import { type Failed, JobFailed, makeRunner, type Runner } from "../Attempt.ts"
+import { type Failed, JobFailed, makeRunner, type Runner, WorkerLost } from "../Attempt.ts"
 import { runTicks } from "../CronJob.ts"
 import { Dispatcher, InvalidPayload, type JobMessage } from "../Dispatcher.ts"
 import type * as Job from "../Job.ts"
+import { logJobFailed, type OnError, tell } from "../OnError.ts"
 import { checkedDelay } from "../RetryPolicy.ts"
-import { logJobFailed, type OnError, tell } from "./InProcess.ts"
 import * as QueueElement from "./QueueElement.ts"
 import * as QueueSteps from "./QueueSteps.ts"
 import * as QueueTakers from "./QueueTakers.ts"
@@ -35,20 +34,6 @@ export interface Options {
    * logs at error level, without the payload.
    */
   readonly onError?: OnError | undefined
-}
-
-/**
- * A worker died (killed, out of memory, power cut) in the last attempt that the policy allows. It is a defect,
- * and what `onFailure` gets then.
- */
-export class WorkerLost extends Data.TaggedError("WorkerLost")<{
-  readonly job: string
-  readonly id: string
-  readonly attempt: number
-}> {
-  override get message(): string {
-    return `The worker was lost in attempt ${this.attempt} of "${this.job}" (id ${this.id}), the last one.`
-  }
 }
 
 /**

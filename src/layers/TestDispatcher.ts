@@ -16,6 +16,7 @@ import { makeRunner, type Outcome } from "../Attempt.ts"
 import { Dispatcher, InvalidPayload, type JobMessage, type Request } from "../Dispatcher.ts"
 import type * as DomainEvent from "../DomainEvent.ts"
 import type * as Job from "../Job.ts"
+import { logJobFailed, type OnError } from "../OnError.ts"
 import * as Steps from "../Steps.ts"
 import * as InProcess from "./InProcess.ts"
 
@@ -111,7 +112,7 @@ export const layer: Layer.Layer<Dispatcher | Records> = Layer.effectContext(
 /** What `layerRunning` takes beside the jobs. */
 export interface RunningOptions {
   /** Gets each job that has failed for good. Default: logs at error level, without the payload. */
-  readonly onError?: InProcess.OnError | undefined
+  readonly onError?: OnError | undefined
 }
 
 /**
@@ -133,7 +134,7 @@ export const layerRunning = <const Jobs extends ReadonlyArray<Job.Any>>(
         concurrency: Number.MAX_SAFE_INTEGER,
         drainTimeout: Duration.zero,
         rememberIds: { capacity: Number.MAX_SAFE_INTEGER, timeToLive: Duration.infinity },
-        onError: options.onError ?? InProcess.logJobFailed,
+        onError: options.onError ?? logJobFailed,
         onRequest: (request) => record(records, request),
         onAttempt: ({ id, name }, attempt, outcome) =>
           Effect.map(Clock.currentTimeMillis, (time) => {

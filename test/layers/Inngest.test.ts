@@ -1,7 +1,7 @@
 // What needs no server: definitions, configuration, and requests as the server makes them.
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, ConfigProvider, Deferred, Effect, Exit, Layer, Logger, Redacted, Schema, Scope } from "effect"
-import { DefinitionError, Dispatcher, Job, type JobMessage, RetryPolicy } from "effect-jobs"
+import { Attempt, DefinitionError, Dispatcher, Job, type JobMessage, RetryPolicy } from "effect-jobs"
 import { InngestClient, InngestDispatcher, InngestWorker } from "effect-jobs/inngest"
 import { Activity } from "effect/workflow"
 import { Inngest } from "inngest"
@@ -232,7 +232,7 @@ describe("InngestWorker", () => {
       )
       assert.deepStrictEqual(seen[0]?.[1], Cause.fail(new Refused({ code: 500, at: new Date(0) })))
       const [, lost] = seen
-      assert.instanceOf(lost === undefined ? undefined : Cause.squash(lost[1]), InngestWorker.WorkerLost)
+      assert.instanceOf(lost === undefined ? undefined : Cause.squash(lost[1]), Attempt.WorkerLost)
       assert.match(errors[0] ?? "", /^"web.plain" \(id the-id\) failed in all of its 3 attempts/)
       assert.include(errors[1] ?? "", "EOF")
     })

@@ -355,6 +355,25 @@ class Server extends Context.Service<Server, Postgres.Postgres>()("Server") {
     )
 }
 
+/** Each says when it was dispatched, and the next one waits for its run. */
+const dispatchOneByOne = (
+  count: number,
+  elsewhere: Context.Context<Dispatcher>,
+  took: ReadonlyArray<number>
+) =>
+  Effect.gen(function* () {
+    for (let n = 0; n < count; n++) {
+      yield* Effect.sleep(137)
+      yield* Work.dispatch({ key: String(performance.now()) }).pipe(
+        Effect.provideService(Dispatcher, Context.get(elsewhere, Dispatcher))
+      )
+      yield* eventually(
+        Effect.sync(() => took.length),
+        (length) => length === n + 1
+      )
+    }
+  })
+
 layer(Server.layer, { excludeTestServices: true, timeout: "60 seconds" })("QueueStore on Postgres", (it) => {
   it.effect("processes that start together on a new database all get their store", () =>
     Effect.gen(function* () {
@@ -425,16 +444,7 @@ layer(Server.layer, { excludeTestServices: true, timeout: "60 seconds" })("Queue
       const stop = yield* start((_, key) =>
         Effect.sync(() => void took.push(performance.now() - Number(key)))
       )
-      for (let n = 0; n < 8; n++) {
-        yield* Effect.sleep(137)
-        yield* Work.dispatch({ key: String(performance.now()) }).pipe(
-          Effect.provideService(Dispatcher, Context.get(elsewhere, Dispatcher))
-        )
-        yield* eventually(
-          Effect.sync(() => took.length),
-          (length) => length === n + 1
-        )
-      }
+      yield* dispatchOneByOne(8, elsewhere, took)
       console.log(`Postgres, in another process: ${took.map((ms) => ms.toFixed(0)).join(", ")} ms`)
       const sorted = took.toSorted((a, b) => a - b)
       // but for one, which a busy machine may have kept
@@ -464,16 +474,7 @@ layer(Server.layer, { excludeTestServices: true, timeout: "60 seconds" })("Queue
         Effect.sync(() => void took.push(performance.now() - Number(key)))
       )
       yield* Effect.sleep(500)
-      for (let n = 0; n < 20; n++) {
-        yield* Effect.sleep(137)
-        yield* Work.dispatch({ key: String(performance.now()) }).pipe(
-          Effect.provideService(Dispatcher, Context.get(elsewhere, Dispatcher))
-        )
-        yield* eventually(
-          Effect.sync(() => took.length),
-          (length) => length === n + 1
-        )
-      }
+      yield* dispatchOneByOne(20, elsewhere, took)
       const sorted = took.toSorted((a, b) => a - b)
       console.log(
         `Postgres with NOTIFY, in another process: ${sorted[10]?.toFixed(0)} ms at the median, ${sorted[19]?.toFixed(0)} ms at most`

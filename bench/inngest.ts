@@ -110,8 +110,8 @@ const dispatch = Effect.gen(function* () {
   const runtime = ManagedRuntime.make(Layer.provide(InngestDispatcher.layer, Inngest.client(server)))
   let n = 0
   const calls = 30
-  const repeated = (call: Call) => async () => {
-    for (let count = 0; count < calls; count++) await call()
+  const repeated = (times: number, call: Call) => async () => {
+    for (let count = 0; count < times; count++) await call()
   }
   /** In one fiber, as a program dispatches. */
   const ours = () =>
@@ -121,7 +121,7 @@ const dispatch = Effect.gen(function* () {
       })
     )
   const send = () => sdk.send({ name: Noop.jobName, data: { to: "ada@example.com", n: n++ } })
-  const theirs = repeated(send)
+  const theirs = repeated(calls, send)
   const thousand = () =>
     runtime.runPromise(
       Noop.dispatchAll(Array.from({ length: 1_000 }, () => ({ to: "ada@example.com", n: n++ })))
@@ -143,10 +143,8 @@ const dispatch = Effect.gen(function* () {
       }
     }
   })
-  const same = repeated(() => sdk.send(event()))
-  const sendThousandTimes = async () => {
-    for (let count = 0; count < 1_000; count++) await send()
-  }
+  const same = repeated(calls, () => sdk.send(event()))
+  const sendThousandTimes = repeated(1_000, send)
   const sameThousand = () => sdk.send(Array.from({ length: 1_000 }, event))
   return yield* Effect.promise(async (): Promise<ReadonlyArray<Row>> => {
     await inTurns({ turns: 4, calls: 15 }, ours, theirs, same)

@@ -57,7 +57,8 @@ const app = (server: Inngest.Server, client: Layer.Layer<InngestClient> = Innges
     return { seen, context }
   })
 
-describe.skipIf(Inngest.bin === undefined)("Inngest", { concurrent: true }, () => {
+// by itself: the servers of the tests below start all at once, and how late a retry is would be the machine's doing
+describe.skipIf(Inngest.bin === undefined)("Inngest's retries", () => {
   it.live(
     "a policy's delays of 1, 2, 4 s are the server's",
     () =>
@@ -78,15 +79,17 @@ describe.skipIf(Inngest.bin === undefined)("Inngest", { concurrent: true }, () =
         })
         console.log(`attempts were ${apart.map((delays) => delays.join(", ")).join("; ")} ms apart`)
         for (const [index, delay] of [1000, 2000, 4000].entries()) {
-          const all = apart.map((delays) => delays[index] ?? Number.NaN)
-          // never early; how late the best of them is, is the server's and ours, and not a busy machine's
-          assert.isAtLeast(Math.min(...all), delay)
-          assert.isAtMost(Math.min(...all), delay + 500)
+          const all = apart.map((delays) => delays[index] ?? Number.NaN).toSorted((a, b) => a - b)
+          // never early; and not late but for what may keep one of them
+          assert.isAtLeast(all[0] ?? Number.NaN, delay)
+          assert.isAtMost(all[2] ?? Number.NaN, delay + 500)
         }
       }),
     60_000
   )
+})
 
+describe.skipIf(Inngest.bin === undefined)("Inngest", { concurrent: true }, () => {
   it.live(
     "a hand-made event that doesn't decode never reaches the handler, isn't retried, and its run says why",
     () =>

@@ -446,10 +446,8 @@ layer(Server.layer, { excludeTestServices: true, timeout: "60 seconds" })("Queue
       )
       yield* dispatchOneByOne(8, elsewhere, took)
       console.log(`Postgres, in another process: ${took.map((ms) => ms.toFixed(0)).join(", ")} ms`)
-      const sorted = took.toSorted((a, b) => a - b)
-      // but for one, which a busy machine may have kept
-      assert.isBelow(sorted.at(-2) ?? Number.NaN, 1_100)
-      assert.isAbove(sorted.at(-1) ?? Number.NaN, 50)
+      assert.isBelow(Math.max(...took), 1_100)
+      assert.isAbove(Math.max(...took), 50)
       yield* stop
     }).pipe(
       Effect.scoped,

@@ -1,5 +1,5 @@
 import { assert, layer } from "@effect/vitest"
-import { Clock, Context, DateTime, Effect, Layer, Option, Result, Schema } from "effect"
+import { Clock, Context, DateTime, Duration, Effect, Layer, Option, Result, Schema } from "effect"
 import { Dispatcher, DispatchError, Job, Rejected, RetryPolicy } from "effect-jobs"
 import {
   DeadLetters,
@@ -165,8 +165,8 @@ for (const [name, client] of Stores.sql) {
         const dead = yield* DeadLetters.DeadLetters
         const sql = yield* SqlClient.SqlClient
         const raw = yield* PersistedQueue.PersistedQueueStore
-        const offer = (id: string, element: unknown) =>
-          raw.offer({ name: "dead.charge", id, element, isCustomId: true })
+        const offer = (id: string, element: unknown, delay?: Duration.Duration) =>
+          raw.offer({ name: "dead.charge", id, element, isCustomId: true, delay })
         yield* offer("foreign", { hello: "world" })
         yield* offer("outdated", {
           id: "outdated",
@@ -183,8 +183,8 @@ for (const [name, client] of Stores.sql) {
         assert.include(payload.failure.message, "key")
         const foreign = letters.find(({ message }) => message === undefined)
         assert.strictEqual(foreign?.name, "dead.charge")
-        // text that PersistedQueue itself can't read
-        yield* offer("broken", {})
+        // text that PersistedQueue itself can't read; due later, so that the worker doesn't take it as it is
+        yield* offer("broken", {}, Duration.hours(1))
         yield* sql`UPDATE effect_queue SET element = '{', state = 'failed', last_failure = 'Lock expired' WHERE id = 'broken'`
         const [broken] = yield* dead.list({ limit: 1 })
         assert.deepInclude(broken, { message: undefined, reason: "Unknown", error: "Lock expired" })

@@ -70,56 +70,48 @@ export const parseNote = (record: string | null | undefined): Note | undefined =
 }
 
 /**
- * Claims one element of the queue, waiting for it, and settles it as `handle` says. Interruption gives it back.
+ * Claims one element of the queue, waiting for it, and settles it as `handle` says. Interruption gives it back. It is
+ * one fiber's, which may run it again and again.
  *
  * PersistedQueue takes its limit of attempts and its delays from options a take, and asks for them when the take
- * ends. So each take has options of its own, which by then say what the Outcome was: this is how one element's
+ * ends. So each taker has options of its own, which by then say what the Outcome was: this is how one element's
  * delay can be its own, and how one can fail before its last attempt. A store that had copied the limit sooner
  * would ask for a delay instead, and gets one of ten years.
  */
-export const take = <R>(
+export const taker = <R>(
   store: PersistedQueueStore["Service"],
   queue: string,
-  handle: (item: Item) => Effect.Effect<Settlement, never, R>,
-  /** Gives up waiting after this long. */
-  patience?: Duration.Duration
-): Effect.Effect<void, PersistedQueueError, R> =>
-  Effect.suspend(() => {
-    let maxAttempts = unlimited
-    let delay = Duration.zero
-    const options = {
-      name: queue,
-      get maxAttempts() {
-        return maxAttempts
-      },
-      retryDelay: () => Effect.succeed(delay)
+  handle: (item: Item) => Effect.Effect<Settlement, never, R>
+): Effect.Effect<void, PersistedQueueError, R> => {
+  let maxAttempts = unlimited
+  let delay = Duration.zero
+  const options = {
+    name: queue,
+    get maxAttempts() {
+      return maxAttempts
+    },
+    retryDelay: () => Effect.succeed(delay)
+  }
+  const settle = (settlement: Settlement): Effect.Effect<void, Unsettled> => {
+    switch (settlement._tag) {
+      case "Complete":
+        return Effect.void
+      case "Retry":
+        delay = settlement.delay
+        return Effect.fail(new Unsettled(settlement.note))
+      case "Dead":
+        maxAttempts = 0
+        delay = never
+        return Effect.fail(new Unsettled(settlement.note))
+      case "GiveBack":
+        return interrupted
     }
-    const settle = (settlement: Settlement): Effect.Effect<void, Unsettled> => {
-      switch (settlement._tag) {
-        case "Complete":
-          return Effect.void
-        case "Retry":
-          delay = settlement.delay
-          return Effect.fail(new Unsettled(settlement.note))
-        case "Dead":
-          maxAttempts = 0
-          delay = never
-          return Effect.fail(new Unsettled(settlement.note))
-        case "GiveBack":
-          return interrupted
-      }
-    }
-    return Effect.scopedWith((scope) => {
-      const claim = Scope.provide(store.take(options), scope)
-      const claimed =
-        patience === undefined
-          ? claim
-          : Effect.timeoutOrElse(claim, { duration: patience, orElse: () => interrupted })
-      return Effect.flatMap(
-        Effect.flatMap(claimed, (item) => (item.element === wake ? Effect.succeed(complete) : handle(item))),
-        settle
-      )
-    })
+  }
+  const settled = (item: Item) => (item.element === wake ? Effect.void : Effect.flatMap(handle(item), settle))
+  return Effect.scopedWith((scope) => {
+    maxAttempts = unlimited
+    delay = Duration.zero
+    return Effect.flatMap(Scope.provide(store.take(options), scope), settled)
   }).pipe(
     Effect.catchCause((cause): Effect.Effect<void, PersistedQueueError> => {
       if (Cause.hasInterruptsOnly(cause)) return Effect.void
@@ -129,6 +121,7 @@ export const take = <R>(
       return Effect.failCause(cause as Cause.Cause<PersistedQueueError>)
     })
   )
+}
 
 const interrupted = Effect.failCause(Cause.interrupt())
 
@@ -154,7 +147,8 @@ export const offer = (
 }
 
 /** What no database's text column takes: NUL, and halves of surrogate pairs. Redis' store replaces the same way. */
-const elementId = (id: string): string => id.toWellFormed().replaceAll("\0", "\uFFFD")
+const elementId = (id: string): string =>
+  id.isWellFormed() && !id.includes("\0") ? id : id.toWellFormed().replaceAll("\0", "\uFFFD")
 
 /** The id and the content of the element that only wakes workers, see `QueueWake`; no message is a string. */
 export const wake = "@effect-jobs/wake"

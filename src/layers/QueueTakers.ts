@@ -57,8 +57,8 @@ const slim = (context: Context.Context<never>): Context.Context<never> => {
 /** How long a claimed element waits for a free slot before it is given back for another worker. */
 const slotPatience = Duration.seconds(1)
 
-/** How long a slot is kept for a queue that may have something. */
-const claimPatience = Duration.millis(100)
+/** How long the takers that were told of a free slot are given to claim something for it, before more are told. */
+const invitationPatience = Duration.millis(10)
 
 interface Taker {
   busy: boolean
@@ -68,19 +68,19 @@ interface Taker {
  * Takes from all sources until the scope closes.
  *
  * While slots are free, `concurrency` fibers wait at each queue, so that the store claims whole batches, and an
- * element gets its slot after its claim. When no slot is free, a slot comes first and the claim after it, so that
- * a busy worker holds nothing that another one could run; what it had claimed by then, it gives back after a
- * second.
+ * element gets its slot after its claim. When no slot is free, nothing more is claimed, so that a busy worker holds
+ * nothing that another one could run; what it had claimed by then, it gives back after a second. Each slot that
+ * becomes free lets one waiting fiber claim, and more of them where its queue turns out to be empty.
  */
 export const run = (options: Options): Effect.Effect<void, never, Scope.Scope> =>
   Effect.gen(function* () {
     const slots = makeSlots(options.concurrency)
+    yield* Effect.forkScoped(slots.inviting)
     let closing = false
 
-    const handled = (taker: Taker, source: Source, holdsSlot: boolean) => (item: QueueElement.Item) => {
+    const handled = (taker: Taker, source: Source) => (item: QueueElement.Item) => {
       taker.busy = true
       if (closing) return Effect.succeed(QueueElement.giveBack)
-      if (holdsSlot) return source.handle(item)
       if (slots.takeUnsafe()) return Effect.ensuring(source.handle(item), slots.release)
       return Effect.flatMap(slots.takeWithin(slotPatience), (taken) =>
         taken
@@ -92,18 +92,10 @@ export const run = (options: Options): Effect.Effect<void, never, Scope.Scope> =
       )
     }
 
-    const takeOne = (taker: Taker, source: Source) =>
-      Effect.suspend(() =>
-        slots.isFree()
-          ? QueueElement.take(options.store, source.queue, handled(taker, source, false))
-          : Effect.andThen(
-              slots.take,
-              Effect.ensuring(
-                QueueElement.take(options.store, source.queue, handled(taker, source, true), claimPatience),
-                slots.release
-              )
-            )
-      ).pipe(
+    const loop = (taker: Taker, source: Source): Effect.Effect<void> => {
+      const claim = QueueElement.taker(options.store, source.queue, handled(taker, source))
+      const invited = Effect.andThen(slots.invitation, claim)
+      const one = Effect.suspend(() => (slots.isFree() ? claim : invited)).pipe(
         Effect.catchCause((cause) =>
           Effect.andThen(
             Effect.logWarning(`${options.name} couldn't take from the queue "${source.queue}".`, cause),
@@ -111,19 +103,16 @@ export const run = (options: Options): Effect.Effect<void, never, Scope.Scope> =
           )
         )
       )
-
-    const loop = (taker: Taker, source: Source): Effect.Effect<void> =>
-      Effect.whileLoop({
+      const body = source.gate === undefined ? one : Effect.andThen(source.gate, one)
+      return Effect.whileLoop({
         while: () => !closing,
-        body: () =>
-          source.gate === undefined
-            ? takeOne(taker, source)
-            : Effect.andThen(source.gate, takeOne(taker, source)),
+        body: () => body,
         step: () => {
           if (taker.busy) source.onSettled?.()
           taker.busy = false
         }
       })
+    }
 
     const takers: Array<{ readonly taker: Taker; readonly fiber: Fiber.Fiber<void> }> = []
     yield* Effect.addFinalizer(() =>
@@ -161,49 +150,79 @@ export const run = (options: Options): Effect.Effect<void, never, Scope.Scope> =
     }
   })
 
-/** A counting semaphore that answers at once where it can. */
+/**
+ * Places for what is handled. Effect's Semaphore has neither a wait that ends without losing a permit, nor a word to
+ * those who would first look for something to do.
+ */
 const makeSlots = (count: number) => {
   let free = count
-  const freed = Latch.makeUnsafe(false)
-  const takeUnsafe = () => {
-    if (free === 0) return false
-    free--
-    if (free === 0) freed.closeUnsafe()
-    return true
+  /** Fibers with an element, in the order in which they came: a slot is handed over to the first. */
+  const inLine = new Set<() => void>()
+  /** Fibers that claim nothing until there is a free slot. */
+  const uninvited = new Set<() => void>()
+  const unused = Latch.makeUnsafe(false)
+  const tell = (fibers: Set<() => void>, most: number) => {
+    let left = most
+    for (const told of fibers) {
+      if (left-- === 0) return
+      fibers.delete(told)
+      told()
+    }
   }
-  freed.openUnsafe()
   const release = Effect.sync(() => {
+    if (inLine.size > 0) return tell(inLine, 1)
     free++
-    freed.openUnsafe()
+    tell(uninvited, 1)
+    if (uninvited.size > 0) unused.openUnsafe()
   })
-  const take: Effect.Effect<void> = Effect.suspend(() =>
-    takeUnsafe() ? Effect.void : Effect.andThen(freed.await, take)
-  )
+  /** Until it is told. It goes on in its own time, not within the fiber that tells it. */
+  const wait = (among: Set<() => void>, onTold: () => void) =>
+    Effect.callback<void>((resume) => {
+      const told = () => {
+        onTold()
+        resume(Effect.yieldNow)
+      }
+      among.add(told)
+      return Effect.sync(() => among.delete(told))
+    })
+  const isFree = () => free > 0
   return {
-    isFree: () => free > 0,
-    takeUnsafe,
-    /** Waits for a slot. */
-    take,
-    /** As `take`, but not for longer. A slot that comes too late isn't taken: taking it is one step. */
+    isFree,
+    takeUnsafe: () => {
+      if (!isFree()) return false
+      free--
+      return true
+    },
+    /** Waits for a slot, but not for longer. */
     takeWithin: (patience: Duration.Duration): Effect.Effect<boolean> =>
       Effect.suspend(() => {
         let taken = false
-        let late = false
-        const inTime: Effect.Effect<void> = Effect.suspend(() => {
-          if (late) return Effect.void
-          taken = takeUnsafe()
-          return taken ? Effect.void : Effect.andThen(freed.await, inTime)
-        })
-        const lateness = Effect.map(Effect.sleep(patience), () => {
-          late = true
+        const handedOver = wait(inLine, () => {
+          taken = true
         })
         return Effect.onInterrupt(
-          // whoever ends the race, what was taken is held
-          Effect.map(Effect.raceFirst(inTime, lateness), () => taken),
+          // whoever ends the race, what was handed over is held
+          Effect.map(Effect.raceFirst(handedOver, Effect.sleep(patience)), () => taken),
           () => (taken ? release : Effect.void)
         )
       }),
-    release
+    release,
+    /** Waits until a slot may be free. */
+    invitation: wait(uninvited, () => {}),
+    /** Invites more, and then twice as many, while slots stay free: the queues of those before had nothing. */
+    inviting: Effect.gen(function* () {
+      while (true) {
+        yield* unused.await
+        unused.closeUnsafe()
+        yield* Effect.sleep(invitationPatience)
+        let more = free
+        while (isFree() && uninvited.size > 0) {
+          tell(uninvited, more)
+          more *= 2
+          yield* Effect.sleep(invitationPatience)
+        }
+      }
+    })
   }
 }
 

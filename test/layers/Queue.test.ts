@@ -108,6 +108,37 @@ describe("QueueWorker", () => {
     }).pipe(Effect.scoped, Effect.provide(memory))
   )
 
+  it.effect("queues without messages keep no slot from one that has some", () =>
+    Effect.gen(function* () {
+      let done = 0
+      const others = Array.from({ length: 19 }, (_, n) =>
+        Job.make(`queue.other-${n}`, { payload: { key: Schema.String } })
+      )
+      const worker = QueueWorker.layer([Work, ...others], { drainTimeout: 0 }).pipe(
+        Layer.provide(
+          Layer.mergeAll(
+            Work.toLayer(() =>
+              Effect.andThen(
+                Effect.sleep("10 millis"),
+                Effect.sync(() => done++)
+              )
+            ),
+            ...others.map((job) => job.toLayer(() => Effect.void))
+          )
+        )
+      )
+      // each of the others has had something, so that each of their takers has been through a busy worker
+      for (const job of others) {
+        yield* job.dispatchAll(Array.from({ length: 10 }, (_, n) => ({ key: `${n}` })))
+      }
+      yield* Work.dispatchAll(Array.from({ length: 1_000 }, (_, n) => ({ key: `${n}` })))
+      yield* Layer.build(worker)
+      // ten at once, 10 ms each: one second; and what it takes to find out that 19 queues are empty
+      for (let n = 0; n < 110; n++) yield* TestClock.adjust("10 millis")
+      assert.strictEqual(done, 1_000)
+    }).pipe(Effect.scoped, Effect.provide(memory))
+  )
+
   it.effect("a closed scope takes nothing more and waits for what runs", () =>
     Effect.gen(function* () {
       const seen: Array<string> = []

@@ -203,7 +203,7 @@ interface Compiled {
   readonly encodeError: (error: unknown) => Effect.Effect<Schema.Json, unknown, unknown>
   readonly decodeError: (failure: Schema.Json) => Effect.Effect<unknown, unknown, unknown>
   readonly spanName: string
-  readonly spanAttributes: ReadonlyArray<readonly [string, string]>
+  readonly spanAttributes: Readonly<Record<string, string>>
   readonly workerContext: (
     surroundings: Context.Context<never>,
     options: RunOptions
@@ -271,12 +271,12 @@ const compile = (job: Job.Any, handler: Job.HandlerService): Compiled => {
     encodeError: encoder(job.errorSchema),
     decodeError: decoder(job.errorSchema),
     spanName: `process ${job.jobName}`,
-    spanAttributes: [
-      ["messaging.system", "effect-jobs"],
-      ["messaging.operation.type", "process"],
-      ["messaging.operation.name", "process"],
-      ["messaging.destination.name", job.jobName]
-    ],
+    spanAttributes: {
+      "messaging.system": "effect-jobs",
+      "messaging.operation.type": "process",
+      "messaging.operation.name": "process",
+      "messaging.destination.name": job.jobName
+    },
     workerContext: workerContext(handler),
     attempts: {
       Succeeded: attemptsTotal(job, "succeeded"),
@@ -384,9 +384,10 @@ const attempt = (
   const parent = TraceParent.toSpan(message.trace)
   return Effect.useSpan(
     self.spanName,
-    parent === undefined ? { kind: "consumer", root: true } : { kind: "consumer", parent },
+    parent === undefined
+      ? { kind: "consumer", attributes: self.spanAttributes, root: true }
+      : { kind: "consumer", attributes: self.spanAttributes, parent },
     (span) => {
-      for (const [key, value] of self.spanAttributes) span.attribute(key, value)
       span.attribute("messaging.message.id", message.id)
       span.attribute("effect_jobs.attempt", options.attempt)
       return Effect.updateContext(perform(self, message, options), (surroundings: Context.Context<never>) =>
@@ -401,9 +402,9 @@ const perform = (
   message: JobMessage,
   options: RunOptions
 ): Effect.Effect<Succeeded, unknown, Exclude<Job.Provided, Scope.Scope>> =>
-  Effect.matchEffect(decode(self, message), {
-    onFailure: (error) => Effect.fail(new Undecodable(error)),
-    onSuccess: (payload) => {
+  Effect.flatMapEager(
+    Effect.mapErrorEager(decode(self, message), (error) => new Undecodable(error)),
+    (payload): Effect.Effect<Succeeded, unknown, Exclude<Job.Provided, Scope.Scope>> => {
       const handled: Effect.Effect<unknown, unknown, Exclude<Job.Provided, Scope.Scope>> = Effect.scoped(
         Effect.suspend(() => self.handler.run(payload))
       )
@@ -437,7 +438,7 @@ const perform = (
             )
           )
     }
-  })
+  )
 
 const nothing: Succeeded = { _tag: "Succeeded", value: undefined, encoded: null }
 
@@ -454,7 +455,7 @@ const withServices =
 
 const decode = (self: Compiled, message: JobMessage): Effect.Effect<unknown, InvalidPayload> =>
   withSchemaServices(
-    Effect.mapError(self.job.target.codec.decode(message.payload), (issue) =>
+    Effect.mapErrorEager(self.job.target.codec.decode(message.payload), (issue) =>
       InvalidPayload.fromIssue(self.job.jobName, issue, message.id)
     )
   )

@@ -237,11 +237,6 @@ export class DispatchError extends Schema.TaggedError<DispatchError>()("Dispatch
   }
 }
 
-const dispatchedTotal = Metric.counter("effect_jobs_dispatched", {
-  description: "Messages accepted by the dispatcher, by job or event",
-  incremental: true
-})
-
 /** What doesn't change from one dispatch of a contract to the next. */
 interface Producer {
   readonly dispatched: Metric.Counter<number>
@@ -254,7 +249,11 @@ const producerOf = (target: Dispatchable): Producer => {
   let producer = producers.get(target)
   if (producer === undefined) {
     producer = {
-      dispatched: Metric.withAttributes(dispatchedTotal, { job: target.name }),
+      dispatched: Metric.counter("effect_jobs_dispatched", {
+        description: "Messages accepted by the dispatcher, by job or event",
+        attributes: { job: target.name },
+        incremental: true
+      }),
       spanName: `dispatch ${target.name}`,
       spanOptions: {
         kind: "producer",
@@ -307,57 +306,67 @@ const notBefore = (
 /** When a message is to run. */
 type When = Pick<DispatchOptions, "delay" | "at">
 
+/** The options of one dispatch, of one payload or of many. */
+interface AnyOptions extends When {
+  readonly id?: string | undefined | ((payload: never, index: number) => string)
+}
+
+interface Dispatching<out R> {
+  readonly target: Dispatchable<R>
+  readonly options: AnyOptions
+  readonly now: number
+  readonly span: Tracer.Span
+}
+
 /** The one place that encodes: a checked payload in its JSON form, under an id, at a time. */
 const encodeOne = <R>(
-  target: Dispatchable<R>,
+  self: Dispatching<R>,
   input: unknown,
-  id: string | undefined | ((payload: never, index: number) => string),
-  index: number,
-  when: When,
-  now: number,
-  span: Tracer.Span
-): Effect.Effect<Request, DispatchError, R> =>
-  Effect.flatMap(
-    Effect.mapError(
-      Effect.flatMap(target.codec.make(input), (payload) =>
-        Effect.map(target.codec.encode(payload), (encoded): JobMessage => {
-          const given = id ?? target.idempotencyKey
-          const trace = TraceParent.fromSpan(span)
-          const message = {
-            // sound: `make` has just checked that this is the contract's payload
-            id: typeof given === "function" ? given(payload as never, index) : (given ?? crypto.randomUUID()),
-            name: target.name,
-            payload: encoded,
-            dispatchedAt: now
-          }
-          return trace === undefined ? message : { ...message, trace }
-        })
-      ),
-      (issue) => DispatchError.of(InvalidPayload.fromIssue(target.name, issue))
+  index: number
+): Effect.Effect<Request, DispatchError, R> => {
+  const { codec, name } = self.target
+  return Effect.mapErrorEager(
+    Effect.flatMapEager(codec.make(input), (payload) =>
+      Effect.flatMapEager(codec.encode(payload), (encoded) => requestOf(self, payload, encoded, index))
     ),
-    (message) => {
-      const { length } = message.id
-      return length === 0 || length > maxIdLength
-        ? invalidOption(target, "id", `it must have 1 to ${maxIdLength} characters, not ${length}`)
-        : when.delay === undefined && when.at === undefined
-          ? Effect.succeed<Request>({ kind: target.kind, notBefore: undefined, message })
-          : Effect.map(notBefore(target, now, when), (notBefore): Request => ({
-              kind: target.kind,
-              notBefore,
-              message
-            }))
-    }
+    (error) =>
+      error instanceof DispatchError ? error : DispatchError.of(InvalidPayload.fromIssue(name, error))
   )
+}
+
+const requestOf = (
+  self: Dispatching<unknown>,
+  payload: unknown,
+  encoded: Schema.Json,
+  index: number
+): Effect.Effect<Request, DispatchError> => {
+  const { now, options, span, target } = self
+  const given = options.id ?? target.idempotencyKey
+  // sound: it has just been checked that this is the contract's payload
+  const id = typeof given === "function" ? given(payload as never, index) : (given ?? crypto.randomUUID())
+  if (id.length === 0 || id.length > maxIdLength) {
+    return invalidOption(target, "id", `it must have 1 to ${maxIdLength} characters, not ${id.length}`)
+  }
+  const { kind, name } = target
+  const trace = TraceParent.fromSpan(span)
+  const message: JobMessage =
+    trace === undefined
+      ? { id, name, payload: encoded, dispatchedAt: now }
+      : { id, name, payload: encoded, dispatchedAt: now, trace }
+  return options.delay === undefined && options.at === undefined
+    ? Effect.succeed({ kind, notBefore: undefined, message })
+    : Effect.mapEager(notBefore(target, now, options), (notBefore) => ({ kind, notBefore, message }))
+}
 
 const receipt = ({ message }: Request): Receipt => ({ id: message.id, name: message.name })
 
 /** Under one producer span (with OpenTelemetry's messaging attributes) that the runs continue. */
 const dispatching = <A, R>(
   target: Dispatchable<R>,
+  options: AnyOptions,
   body: (
+    self: Dispatching<R>,
     dispatcher: Dispatcher["Service"],
-    now: number,
-    span: Tracer.Span,
     accepted: (count: number) => void
   ) => Effect.Effect<A, DispatchError, R>
 ): Effect.Effect<A, DispatchError, Dispatcher | R> => {
@@ -365,10 +374,9 @@ const dispatching = <A, R>(
   return Effect.useSpan(producer.spanName, producer.spanOptions, (span) =>
     Effect.withFiber<A, DispatchError, Dispatcher | R>((fiber) =>
       body(
+        { target, options, now: fiber.getRef(Clock.Clock).currentTimeMillisUnsafe(), span },
         // sound: it is what this effect requires
         Context.get(fiber.context as Context.Context<Dispatcher>, Dispatcher),
-        fiber.getRef(Clock.Clock).currentTimeMillisUnsafe(),
-        span,
         (count) => producer.dispatched.updateUnsafe(count, fiber.context)
       )
     )
@@ -383,16 +391,16 @@ export const dispatchAll = <R>(
 ): Effect.Effect<ReadonlyArray<Receipt>, DispatchError, Dispatcher | R> =>
   payloads.length === 0
     ? Effect.succeed([])
-    : dispatching(target, (dispatcher, now, span, accepted) =>
+    : dispatching(target, options, (self, dispatcher, accepted) =>
         Effect.gen(function* () {
           const requests: Array<Request> = []
           for (let index = 0; index < payloads.length; index++) {
-            requests.push(yield* encodeOne(target, payloads[index], options.id, index, options, now, span))
+            requests.push(yield* encodeOne(self, payloads[index], index))
           }
           const [first, ...rest] = requests
           if (first === undefined) return []
-          if (rest.length === 0) span.attribute("messaging.message.id", first.message.id)
-          else span.attribute("messaging.batch.message_count", requests.length)
+          if (rest.length === 0) self.span.attribute("messaging.message.id", first.message.id)
+          else self.span.attribute("messaging.batch.message_count", requests.length)
           yield* dispatcher.send([first, ...rest])
           accepted(requests.length)
           return requests.map(receipt)
@@ -403,12 +411,12 @@ export const dispatchAll = <R>(
 export const dispatchOne = <R>(
   target: Dispatchable<R>,
   payload: unknown,
-  options: DispatchOptions | undefined
+  options: DispatchOptions = {}
 ): Effect.Effect<Receipt, DispatchError, Dispatcher | R> =>
-  dispatching(target, (dispatcher, now, span, accepted) =>
-    Effect.flatMap(encodeOne(target, payload, options?.id, 0, options ?? {}, now, span), (request) => {
-      span.attribute("messaging.message.id", request.message.id)
-      return Effect.map(dispatcher.send([request]), () => {
+  dispatching(target, options, (self, dispatcher, accepted) =>
+    Effect.flatMapEager(encodeOne(self, payload, 0), (request) => {
+      self.span.attribute("messaging.message.id", request.message.id)
+      return Effect.mapEager(dispatcher.send([request]), () => {
         accepted(1)
         return receipt(request)
       })

@@ -14,6 +14,8 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
+import type * as SchemaAST from "effect/SchemaAST"
+import type * as SchemaIssue from "effect/SchemaIssue"
 import * as SchemaParser from "effect/SchemaParser"
 import * as Scope from "effect/Scope"
 import { ParentSpan } from "effect/Tracer"
@@ -259,13 +261,22 @@ const payloadCodec = <Payload extends AnyStructSchema>(
   schema: Payload
 ): PayloadCodec<Payload["EncodingServices"]> => {
   const json = Schema.toCodecJson(schema)
-  const parse = { errors: "all" } as const
   return {
-    make: (input) => schema.makeEffect(input, { parseOptions: parse }),
-    encode: SchemaParser.encodeUnknownEffect(json, parse),
-    decode: SchemaParser.decodeUnknownEffect(json, parse)
+    make: withAllIssues((input, parseOptions) => schema.makeEffect(input, { parseOptions })),
+    encode: withAllIssues(SchemaParser.encodeUnknownEffect(json)),
+    decode: withAllIssues(SchemaParser.decodeUnknownEffect(json))
   }
 }
+
+const allIssues: SchemaAST.ParseOptions = { errors: "all" }
+
+/** Effect has a faster way to parse up to the first issue; what has one is parsed again, for all of them. */
+const withAllIssues =
+  <A, R>(
+    parse: (input: unknown, options?: SchemaAST.ParseOptions) => Effect.Effect<A, SchemaIssue.Issue, R>
+  ) =>
+  (input: unknown): Effect.Effect<A, SchemaIssue.Issue, R> =>
+    Effect.catchEager(parse(input), () => parse(input, allIssues))
 
 /** The services of a handler's Layer, without those that a run brings itself. */
 export const ownServices: (context: Context.Context<never>) => Context.Context<never> = Context.omit(

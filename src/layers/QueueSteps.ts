@@ -68,7 +68,7 @@ export const make: Effect.Effect<QueueSteps, never, Scope.Scope> = Effect.gen(fu
       return Steps.fromRecords(recordsOf(storeOf(message)))
     },
     ended: (message) =>
-      used.delete(storeId(message))
+      used.size > 0 && used.delete(storeId(message))
         ? Effect.flatMap(storeOf(message), ({ clear }) => clear).pipe(
             Effect.catch((error) =>
               Effect.logWarning(

@@ -136,7 +136,7 @@ const runJob = (
   return Effect.flatMap(self.runner.run(message, run), (outcome) => {
     switch (outcome._tag) {
       case "Succeeded":
-        return Effect.as(self.steps.ended(message), QueueElement.complete)
+        return Effect.mapEager(self.steps.ended(message), () => QueueElement.complete)
       case "Retry":
         return Effect.map(note(self, message, "Retry", outcome.cause), (note): QueueElement.Settlement => ({
           _tag: "Retry",

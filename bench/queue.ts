@@ -1,142 +1,95 @@
 /**
  * The queue against bare PersistedQueue on each store, and against other queues on the same servers. Jobs do
- * nothing, ten at once; each ratio is of two measurements that follow each other in one repetition.
+ * nothing, ten at once; each contender has a process of its own (`QueueContender.ts`), and each ratio is of two
+ * measurements that follow each other in one repetition.
  */
+import { fork } from "node:child_process"
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import { Queue as BullQueue, Worker as BullWorker } from "bullmq"
-import { Deferred, Effect, Layer, Schema } from "effect"
-import { Job, JobMessage } from "effect-jobs"
-import { QueueDispatcher, QueueStore, QueueWorker } from "effect-jobs/queue"
-import { PersistedQueue } from "effect/persistence"
-import { Logger, makeWorkerUtils, run as runGraphile } from "graphile-worker"
-import { PgBoss } from "pg-boss"
-import { createClient } from "redis"
+import { Effect, type Scope } from "effect"
 import * as Postgres from "../test/support/Postgres.ts"
 import * as Redis from "../test/support/Redis.ts"
-import * as Sqlite from "../test/support/Sqlite.ts"
-import type { Row } from "./Row.ts"
+import type { Contender, Store, Told, Took } from "./QueueContender.ts"
+import { median, type Row } from "./Row.ts"
 
 const repetitions = 5
-const atOnce = 10
-
-class Noop extends Job.make("bench.noop", { payload: { to: Schema.String, n: Schema.Int } }) {}
-const idle = Array.from({ length: 19 }, (_, n) =>
-  Job.make(`bench.idle-${n}`, { payload: { to: Schema.String } })
-)
-
-/** Milliseconds for all jobs. */
-interface Took {
-  readonly enqueue: number
-  readonly process: number
-}
 
 /**
- * Counts the jobs of a round. What they took is from when this is made until the last one runs: with the start of
- * the worker, without its end.
+ * A young generation of one size. By itself it grows as chance has it, and what doesn't fit in it makes the same
+ * program a third slower, on Redis, in one process than in the next.
  */
-const countdown = (count: number) => {
-  const done = Deferred.makeUnsafe<number>()
-  const start = performance.now()
-  let left = count
-  return {
-    took: Deferred.await(done),
-    one: () => {
-      left--
-      if (left === 0) Deferred.doneUnsafe(done, Effect.succeed(performance.now() - start))
-    }
-  }
-}
+const execArgv = ["--min-semi-space-size=64", "--max-semi-space-size=64"]
 
-const numbers = (count: number) => Array.from({ length: count }, (_, n) => n)
-
-/** The same for every contender that is Effect's or ours. */
-const enqueueAll = <E, R>(count: number, one: (n: number) => Effect.Effect<unknown, E, R>) =>
-  Effect.forEach(numbers(count), one, { concurrency: atOnce, discard: true })
-
-const timed = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+/** A contender's process, until the scope closes: an Effect that runs a round there. */
+const start = (told: Told): Effect.Effect<Effect.Effect<Took>, never, Scope.Scope> =>
   Effect.gen(function* () {
-    const start = performance.now()
-    yield* effect
-    return performance.now() - start
+    const child = yield* Effect.acquireRelease(
+      Effect.sync(() =>
+        fork(join(import.meta.dirname, "QueueContender.ts"), [JSON.stringify(told)], { execArgv })
+      ),
+      (child) => Effect.sync(() => child.kill("SIGKILL"))
+    )
+    const answer = () =>
+      new Promise<Took>((resolve, reject) => {
+        const ended = () => reject(new Error(`${told.contender} on ${told.store._tag} has ended`))
+        child.once("exit", ended)
+        child.once("message", (took: Took) => {
+          child.off("exit", ended)
+          resolve(took)
+        })
+      })
+    // that it is ready
+    yield* Effect.promise(answer)
+    return Effect.promise(() => {
+      child.send("round")
+      return answer()
+    })
   })
 
-let round = 0
+/** The repetitions of a store, by the contender. */
+type Rounds<Names extends Contender> = Record<Names, ReadonlyArray<Took>>
 
-/** PersistedQueue without us, with whatever element it is given. */
-const persistedQueue = <S extends Schema.Codec<unknown, unknown>>(
+/** Rounds of a contender in one repetition: they take turns, so that a busy moment of the machine is everyone's. */
+const turns = 5
+
+const sum = (rounds: ReadonlyArray<Took>): Took => ({
+  enqueue: rounds.reduce((total, { enqueue }) => total + enqueue, 0),
+  process: rounds.reduce((total, { process }) => total + process, 0)
+})
+
+const measure = <Names extends Contender>(
+  store: (contender: Names) => Store,
   count: number,
-  schema: S,
-  element: (n: number) => S["Type"]
-) =>
-  Effect.gen(function* () {
-    const queue = yield* PersistedQueue.make({ name: `bare ${++round}`, schema })
-    const enqueue = yield* timed(enqueueAll(count, (n) => queue.offer(element(n), { id: `${round}-${n}` })))
-    const all = countdown(count)
-    const takers = Effect.forEach(
-      numbers(atOnce),
-      () => Effect.forever(queue.take(() => Effect.sync(all.one))),
-      { concurrency: "unbounded", discard: true }
-    )
-    return { enqueue, process: yield* Effect.raceFirst(all.took, Effect.andThen(takers, Effect.never)) }
-  }).pipe(Effect.orDie, Effect.provide(PersistedQueue.layer))
-
-const bare = (count: number) =>
-  persistedQueue(count, Noop.payloadSchema, (n) => ({ to: "someone@example.com", n }))
-
-/** As `bare`, with the very message that we send: what is left is what we do, not what we carry. */
-const bareMessage = (count: number) =>
-  persistedQueue(count, JobMessage, (n) => ({
-    id: `${round}-${n}`,
-    name: "bench.noop",
-    payload: { to: "someone@example.com", n },
-    dispatchedAt: 1_767_225_600_000,
-    trace: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-  }))
-
-const ours = (count: number, among: ReadonlyArray<(typeof idle)[number]> = []) =>
-  Effect.gen(function* () {
-    const id = ++round
-    const enqueue = yield* timed(
-      enqueueAll(count, (n) => Noop.dispatch({ to: "someone@example.com", n }, { id: `${id}-${n}` }))
-    )
-    const all = countdown(count)
-    const handlers = Layer.mergeAll(
-      Noop.toLayer(() => Effect.sync(all.one)),
-      ...idle.map((job) => job.toLayer(() => Effect.void))
-    )
-    const worker = QueueWorker.layer([Noop, ...among], { concurrency: atOnce }).pipe(Layer.provide(handlers))
-    return { enqueue, process: yield* Effect.provide(all.took, worker) }
-  }).pipe(Effect.orDie, Effect.provide(QueueDispatcher.layer))
-
-/** What a store shows, by the name of the contender. */
-type Rounds<Name extends string> = Record<Name, ReadonlyArray<Took>>
-
-const repeat = <Name extends string, R>(
-  contenders: Record<Name, Effect.Effect<Took, never, R>>
-): Effect.Effect<Rounds<Name>, never, R> =>
-  Effect.gen(function* () {
-    // sound: these are the record's own keys
-    const names = Object.keys(contenders) as Array<Name>
-    const rounds = Object.fromEntries(names.map((name) => [name, [] as Array<Took>])) as unknown as Record<
-      Name,
-      Array<Took>
-    >
-    for (let n = 0; n <= repetitions; n++) {
-      for (const name of names) {
-        const took = yield* contenders[name]
-        // the first is for the compiler and the caches
-        if (n > 0) rounds[name].push(took)
+  contenders: ReadonlyArray<Names>
+): Effect.Effect<Rounds<Names>> =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      const started = yield* Effect.forEach(contenders, (contender) =>
+        Effect.map(start({ store: store(contender), contender, count }), (round) => ({
+          contender,
+          round,
+          took: [] as Array<Took>
+        }))
+      )
+      for (let turn = 0; turn < (1 + repetitions) * turns; turn++) {
+        for (const { round, took } of started) took.push(yield* round)
       }
-    }
-    return rounds
-  })
+      const measured = started.map(({ contender, took }) => [
+        contender,
+        // the first repetition is for the compiler and the caches
+        Array.from({ length: repetitions }, (_, n) => sum(took.slice((n + 1) * turns, (n + 2) * turns)))
+      ])
+      // sound: there is one of each name
+      return Object.fromEntries(measured) as Rounds<Names>
+    })
+  )
 
-const perSecond = (count: number, rounds: ReadonlyArray<Took>, what: keyof Took) => {
-  const took = rounds.map((round) => round[what]).toSorted((a, b) => a - b)[Math.floor(rounds.length / 2)]
-  return Math.round((count / (took ?? Number.NaN)) * 1000).toLocaleString("en")
-}
+/** What is measured on every store. */
+const against = ["bare", "bareMessage", "ours", "many"] as const
+
+const perSecond = (count: number, rounds: ReadonlyArray<Took>, what: keyof Took) =>
+  Math.round(((count * turns) / median(rounds.map((round) => round[what]))) * 1000).toLocaleString("en")
 
 const row = (
   name: string,
@@ -153,7 +106,7 @@ const row = (
 const againstBare = (
   store: string,
   count: number,
-  { bare, bareMessage, many, ours }: Rounds<"bare" | "bareMessage" | "ours" | "many">
+  { bare, bareMessage, many, ours }: Rounds<(typeof against)[number]>
 ): ReadonlyArray<Row> => [
   row(`${store}, enqueue / PersistedQueue with the payload alone`, count, "enqueue", ours, bare),
   row(`${store}, enqueue / PersistedQueue with the same message`, count, "enqueue", ours, bareMessage),
@@ -168,130 +121,39 @@ const againstBare = (
   )
 ]
 
-const effects = (count: number) => ({
-  bare: bare(count),
-  bareMessage: bareMessage(count),
-  ours: ours(count),
-  many: ours(count, idle)
+const memory = Effect.gen(function* () {
+  const count = 4_000
+  return againstBare("memory", count, yield* measure(() => ({ _tag: "memory" }), count, against))
 })
 
-const memory = Effect.gen(function* () {
-  const count = 10_000
-  return againstBare("memory", count, yield* repeat(effects(count)))
-}).pipe(Effect.provide(QueueStore.layerMemory))
-
 const sqlite = Effect.gen(function* () {
-  const count = 10_000
-  return againstBare("SQLite", count, yield* repeat(effects(count)))
-}).pipe(
-  Effect.provide(
-    Layer.provide(
-      QueueStore.layerSql(),
-      Layer.unwrap(
-        Effect.map(
-          Effect.acquireRelease(
-            Effect.sync(() => mkdtempSync(join(tmpdir(), "effect-jobs-bench-"))),
-            (folder) => Effect.sync(() => rmSync(folder, { recursive: true }))
-          ),
-          (folder) => Sqlite.client(join(folder, "queue.db"))
-        )
-      )
-    )
+  const count = 4_000
+  const folder = yield* Effect.acquireRelease(
+    Effect.sync(() => mkdtempSync(join(tmpdir(), "effect-jobs-bench-"))),
+    (folder) => Effect.sync(() => rmSync(folder, { recursive: true }))
   )
-)
-
-const boss = (url: string, count: number, batchSize: number) =>
-  Effect.promise(async () => {
-    const boss = new PgBoss({ connectionString: url, schedule: false })
-    await boss.start()
-    const queue = `round-${++round}`
-    await boss.createQueue(queue)
-    const enqueue = await clock(() =>
-      inTurns(count, (n) => boss.send(queue, { to: "someone@example.com", n }))
-    )
-    let left = count
-    const process = await clock(() =>
-      Promise.all(
-        numbers(atOnce).map(async () => {
-          while (left > 0) {
-            const jobs = await boss.fetch(queue, { batchSize })
-            if (jobs.length === 0) break
-            left -= jobs.length
-            await boss.complete(
-              queue,
-              jobs.map(({ id }) => id)
-            )
-          }
-        })
-      )
-    )
-    await boss.stop({ graceful: false })
-    return { enqueue, process }
-  })
-
-const silent = new Logger(() => () => {})
-
-const graphile = (url: string, count: number, batched: boolean) =>
-  Effect.promise(async () => {
-    const utils = await makeWorkerUtils({ connectionString: url, logger: silent })
-    await utils.migrate()
-    const enqueue = await clock(() =>
-      inTurns(count, (n) => utils.addJob("noop", { to: "someone@example.com", n }))
-    )
-    await utils.release()
-    const all = countdown(count)
-    const runner = await runGraphile({
-      connectionString: url,
-      logger: silent,
-      concurrency: atOnce,
-      noHandleSignals: true,
-      taskList: { noop: async () => all.one() },
-      ...(batched
-        ? {
-            preset: {
-              worker: { localQueue: { size: 100 }, completeJobBatchDelay: 0, failJobBatchDelay: 0 }
-            }
-          }
-        : {})
-    })
-    const process = await Effect.runPromise(all.took)
-    await runner.stop()
-    return { enqueue, process }
-  })
-
-const clock = async (work: () => Promise<unknown>) => {
-  const start = performance.now()
-  await work()
-  return performance.now() - start
-}
-
-/** Ten promises at a time. */
-const inTurns = (count: number, one: (n: number) => Promise<unknown>) => {
-  let next = 0
-  return Promise.all(
-    numbers(atOnce).map(async () => {
-      while (next < count) await one(next++)
-    })
-  )
-}
+  const file = (contender: Contender): Store => ({ _tag: "SQLite", file: join(folder, `${contender}.db`) })
+  return againstBare("SQLite", count, yield* measure(file, count, against))
+})
 
 const postgres = Effect.gen(function* () {
   const count = 2_000
   const { createDatabase, url } = yield* Postgres.make()
   yield* Effect.promise(() => createDatabase("others"))
   const others = url.replace(/postgres$/, "others")
-  const rounds = yield* repeat({
-    ...effects(count),
-    boss: boss(others, count, 1),
-    bossBatches: boss(others, count, 10),
-    graphile: graphile(others, count, false),
-    graphileBatches: graphile(others, count, true)
-  }).pipe(Effect.provide(Layer.provide(QueueStore.layerSql(), Postgres.client(url))))
+  const rounds = yield* measure(
+    (contender): Store => ({
+      _tag: "Postgres",
+      url: against.some((name) => name === contender) ? url : others
+    }),
+    count,
+    [...against, "pgBoss", "pgBossBatches", "graphile", "graphileBatches"]
+  )
   return [
     ...againstBare("Postgres", count, rounds),
-    row("Postgres, enqueue / pg-boss", count, "enqueue", rounds.ours, rounds.boss),
-    row("Postgres, process / pg-boss, one by one", count, "process", rounds.ours, rounds.boss),
-    row("Postgres, process / pg-boss, batches of 10", count, "process", rounds.ours, rounds.bossBatches),
+    row("Postgres, enqueue / pg-boss", count, "enqueue", rounds.ours, rounds.pgBoss),
+    row("Postgres, process / pg-boss, one by one", count, "process", rounds.ours, rounds.pgBoss),
+    row("Postgres, process / pg-boss, batches of 10", count, "process", rounds.ours, rounds.pgBossBatches),
     row("Postgres, enqueue / graphile-worker", count, "enqueue", rounds.ours, rounds.graphile),
     row("Postgres, process / graphile-worker", count, "process", rounds.ours, rounds.graphile),
     row(
@@ -304,42 +166,14 @@ const postgres = Effect.gen(function* () {
   ]
 })
 
-const bull = (port: number, count: number) =>
-  Effect.promise(async () => {
-    const client = createClient({ socket: { host: "127.0.0.1", port } })
-    await client.connect()
-    const connection = client
-    const name = `round-${++round}`
-    const queue = new BullQueue(name, { connection })
-    await queue.waitUntilReady()
-    const enqueue = await clock(() =>
-      inTurns(count, (n) => queue.add("noop", { to: "someone@example.com", n }))
-    )
-    const all = countdown(count)
-    const worker = new BullWorker(name, async () => all.one(), {
-      connection,
-      concurrency: atOnce,
-      autorun: false
-    })
-    await worker.waitUntilReady()
-    void worker.run()
-    const process = await Effect.runPromise(all.took)
-    await worker.close()
-    await queue.close()
-    await client.close()
-    return { enqueue, process }
-  })
-
 const redis = Effect.gen(function* () {
-  const count = 10_000
+  const count = 4_000
   const { port } = yield* Redis.make
-  const rounds = yield* repeat({ ...effects(count), bull: bull(port, count) }).pipe(
-    Effect.provide(Layer.provide(QueueStore.layerRedis(), Redis.client(port)))
-  )
+  const rounds = yield* measure(() => ({ _tag: "Redis", port }), count, [...against, "bullmq"])
   return [
     ...againstBare("Redis", count, rounds),
-    row("Redis, enqueue / bullmq", count, "enqueue", rounds.ours, rounds.bull),
-    row("Redis, process / bullmq", count, "process", rounds.ours, rounds.bull)
+    row("Redis, enqueue / bullmq", count, "enqueue", rounds.ours, rounds.bullmq),
+    row("Redis, process / bullmq", count, "process", rounds.ours, rounds.bullmq)
   ]
 })
 

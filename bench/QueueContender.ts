@@ -1,0 +1,300 @@
+/**
+ * One contender of the queue's benchmark in a process of its own, so that none is measured with what the compiler
+ * has learned from another's code: `node QueueContender.ts '<Told as JSON>'`. It says `ready`, and runs a round for
+ * each message that it gets, answering with what it took.
+ */
+import { Queue as BullQueue, Worker as BullWorker } from "bullmq"
+import { Deferred, Effect, Layer, ManagedRuntime, Schema } from "effect"
+import { Job, JobMessage } from "effect-jobs"
+import { QueueDispatcher, QueueStore, QueueWorker } from "effect-jobs/queue"
+import { PersistedQueue, type Persistence } from "effect/persistence"
+import type { RedisError } from "effect/persistence/Redis"
+import type { SqlError } from "effect/sql/SqlError"
+import { Logger, makeWorkerUtils, run as runGraphile } from "graphile-worker"
+import { PgBoss } from "pg-boss"
+import { createClient } from "redis"
+import * as Postgres from "../test/support/Postgres.ts"
+import * as Redis from "../test/support/Redis.ts"
+import * as Sqlite from "../test/support/Sqlite.ts"
+
+/** Where the queue is. */
+export type Store =
+  | { readonly _tag: "memory" }
+  | { readonly _tag: "SQLite"; readonly file: string }
+  | { readonly _tag: "Postgres"; readonly url: string }
+  | { readonly _tag: "Redis"; readonly port: number }
+
+export type Contender =
+  /** PersistedQueue without us, with the payload as its element. */
+  | "bare"
+  /** PersistedQueue without us, with the very message that we send: what is left is what we do. */
+  | "bareMessage"
+  | "ours"
+  /** Ours, with a worker of 20 jobs. */
+  | "many"
+  | "pgBoss"
+  | "pgBossBatches"
+  | "graphile"
+  | "graphileBatches"
+  | "bullmq"
+
+export interface Told {
+  readonly store: Store
+  readonly contender: Contender
+  /** Jobs a round. */
+  readonly count: number
+}
+
+/** Milliseconds for all jobs of a round. */
+export interface Took {
+  readonly enqueue: number
+  readonly process: number
+}
+
+const atOnce = 10
+
+const payload = Schema.Struct({ to: Schema.String, n: Schema.Int })
+const idle = Array.from({ length: 19 }, (_, n) =>
+  Job.make(`bench.idle-${n}`, { payload: { to: Schema.String } })
+)
+
+/** Every round has ids of its own. A contender of Effect's or ours has one queue for all of its rounds. */
+let round = 0
+const nextRound = (contender: Contender) => `${contender}-${++round}`
+const queueOf = (contender: Contender) => `bench.${contender}`
+
+/**
+ * Counts the jobs of a round. What they took is from when this is made until the last one runs: with the start of
+ * the worker, without its end.
+ */
+const countdown = (count: number) => {
+  const done = Deferred.makeUnsafe<number>()
+  const start = performance.now()
+  let left = count
+  return {
+    took: Deferred.await(done),
+    one: () => {
+      left--
+      if (left === 0) Deferred.doneUnsafe(done, Effect.succeed(performance.now() - start))
+    }
+  }
+}
+
+const numbers = (count: number) => Array.from({ length: count }, (_, n) => n)
+
+/** The same for every contender that is Effect's or ours. */
+const enqueueAll = <E, R>(count: number, one: (n: number) => Effect.Effect<unknown, E, R>) =>
+  Effect.forEach(numbers(count), one, { concurrency: atOnce, discard: true })
+
+const timed = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+  Effect.gen(function* () {
+    const start = performance.now()
+    yield* effect
+    return performance.now() - start
+  })
+
+const persistedQueue = <S extends Schema.Codec<unknown, unknown>>(
+  contender: Contender,
+  count: number,
+  schema: S,
+  element: (n: number, id: string) => S["Type"]
+) =>
+  Effect.gen(function* () {
+    const current = nextRound(contender)
+    const queue = yield* PersistedQueue.make({ name: queueOf(contender), schema })
+    const enqueue = yield* timed(
+      enqueueAll(count, (n) => {
+        const id = `${current}-${n}`
+        return queue.offer(element(n, id), { id })
+      })
+    )
+    const all = countdown(count)
+    const takers = Effect.forEach(
+      numbers(atOnce),
+      () => Effect.forever(queue.take(() => Effect.sync(all.one))),
+      { concurrency: "unbounded", discard: true }
+    )
+    return { enqueue, process: yield* Effect.raceFirst(all.took, Effect.andThen(takers, Effect.never)) }
+  }).pipe(Effect.orDie, Effect.provide(PersistedQueue.layer))
+
+const bare = (count: number) =>
+  persistedQueue("bare", count, payload, (n) => ({ to: "someone@example.com", n }))
+
+const bareMessage = (count: number) =>
+  persistedQueue("bareMessage", count, JobMessage, (n, id) => ({
+    id,
+    name: queueOf("bareMessage"),
+    payload: { to: "someone@example.com", n },
+    dispatchedAt: 1_767_225_600_000,
+    trace: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+  }))
+
+const ours = (contender: Contender, count: number, among: ReadonlyArray<(typeof idle)[number]>) => {
+  class Noop extends Job.make(queueOf(contender), { payload }) {}
+  return Effect.gen(function* () {
+    const current = nextRound(contender)
+    const enqueue = yield* timed(
+      enqueueAll(count, (n) => Noop.dispatch({ to: "someone@example.com", n }, { id: `${current}-${n}` }))
+    )
+    const all = countdown(count)
+    const handlers = Layer.mergeAll(
+      Noop.toLayer(() => Effect.sync(all.one)),
+      ...idle.map((job) => job.toLayer(() => Effect.void))
+    )
+    const worker = QueueWorker.layer([Noop, ...among], { concurrency: atOnce }).pipe(Layer.provide(handlers))
+    return { enqueue, process: yield* Effect.provide(all.took, worker) }
+  }).pipe(Effect.orDie, Effect.provide(QueueDispatcher.layer))
+}
+
+const clock = async (work: () => Promise<unknown>) => {
+  const start = performance.now()
+  await work()
+  return performance.now() - start
+}
+
+/** Ten promises at a time. */
+const inTurns = (count: number, one: (n: number) => Promise<unknown>) => {
+  let next = 0
+  return Promise.all(
+    numbers(atOnce).map(async () => {
+      while (next < count) await one(next++)
+    })
+  )
+}
+
+const pgBoss = (contender: Contender, url: string, count: number, batchSize: number) =>
+  Effect.promise(async () => {
+    const boss = new PgBoss({ connectionString: url, schedule: false })
+    await boss.start()
+    const queue = nextRound(contender)
+    await boss.createQueue(queue)
+    const enqueue = await clock(() =>
+      inTurns(count, (n) => boss.send(queue, { to: "someone@example.com", n }))
+    )
+    let left = count
+    const process = await clock(() =>
+      Promise.all(
+        numbers(atOnce).map(async () => {
+          while (left > 0) {
+            const jobs = await boss.fetch(queue, { batchSize })
+            if (jobs.length === 0) break
+            left -= jobs.length
+            await boss.complete(
+              queue,
+              jobs.map(({ id }) => id)
+            )
+          }
+        })
+      )
+    )
+    await boss.stop({ graceful: false })
+    return { enqueue, process }
+  })
+
+const silent = new Logger(() => () => {})
+
+const graphile = (url: string, count: number, batched: boolean) =>
+  Effect.promise(async () => {
+    const utils = await makeWorkerUtils({ connectionString: url, logger: silent })
+    await utils.migrate()
+    const enqueue = await clock(() =>
+      inTurns(count, (n) => utils.addJob("noop", { to: "someone@example.com", n }))
+    )
+    await utils.release()
+    const all = countdown(count)
+    const runner = await runGraphile({
+      connectionString: url,
+      logger: silent,
+      concurrency: atOnce,
+      noHandleSignals: true,
+      taskList: { noop: async () => all.one() },
+      ...(batched
+        ? {
+            preset: {
+              worker: { localQueue: { size: 100 }, completeJobBatchDelay: 0, failJobBatchDelay: 0 }
+            }
+          }
+        : {})
+    })
+    const process = await Effect.runPromise(all.took)
+    await runner.stop()
+    return { enqueue, process }
+  })
+
+const bullmq = (port: number, count: number) =>
+  Effect.promise(async () => {
+    const connection = createClient({ socket: { host: "127.0.0.1", port } })
+    await connection.connect()
+    const name = nextRound("bullmq")
+    const queue = new BullQueue(name, { connection })
+    await queue.waitUntilReady()
+    const enqueue = await clock(() =>
+      inTurns(count, (n) => queue.add("noop", { to: "someone@example.com", n }))
+    )
+    const all = countdown(count)
+    const worker = new BullWorker(name, async () => all.one(), {
+      connection,
+      concurrency: atOnce,
+      autorun: false
+    })
+    await worker.waitUntilReady()
+    void worker.run()
+    const process = await Effect.runPromise(all.took)
+    await worker.close()
+    await queue.close()
+    await connection.close()
+    return { enqueue, process }
+  })
+
+const storeLayer = (
+  store: Store
+): Layer.Layer<
+  PersistedQueue.PersistedQueueStore | Persistence.BackingPersistence,
+  RedisError | SqlError | QueueStore.QueueStoreError
+> => {
+  switch (store._tag) {
+    case "memory":
+      return QueueStore.layerMemory
+    case "SQLite":
+      return Layer.provide(QueueStore.layerSql(), Sqlite.client(store.file))
+    case "Postgres":
+      return Layer.provide(QueueStore.layerSql(), Postgres.client(store.url))
+    case "Redis":
+      return Layer.provide(QueueStore.layerRedis(), Redis.client(store.port))
+  }
+}
+
+/** A round of the contender, for as often as it is run, and what ends it. */
+const contenderOf = ({ contender, count, store }: Told) => {
+  if (store._tag === "Postgres") {
+    if (contender === "pgBoss") return pgBoss(contender, store.url, count, 1)
+    if (contender === "pgBossBatches") return pgBoss(contender, store.url, count, 10)
+    if (contender === "graphile") return graphile(store.url, count, false)
+    if (contender === "graphileBatches") return graphile(store.url, count, true)
+  }
+  if (store._tag === "Redis" && contender === "bullmq") return bullmq(store.port, count)
+  switch (contender) {
+    case "bare":
+      return bare(count)
+    case "bareMessage":
+      return bareMessage(count)
+    case "ours":
+      return ours(contender, count, [])
+    case "many":
+      return ours(contender, count, idle)
+    default:
+      throw new Error(`${contender} isn't one for ${store._tag}`)
+  }
+}
+
+if (process.send !== undefined) {
+  // sound: the parent makes it
+  const told = JSON.parse(process.argv[2] ?? "") as Told
+  const runtime = ManagedRuntime.make(storeLayer(told.store))
+  const contender = contenderOf(told)
+  process.on("message", () => {
+    void runtime.runPromise(contender).then((took) => process.send?.(took))
+  })
+  process.on("disconnect", () => process.exit())
+  void runtime.context().then(() => process.send?.("ready"))
+}

@@ -60,7 +60,7 @@ const idle = Array.from({ length: 19 }, (_, n) =>
 
 /** Every round has ids of its own. A contender of Effect's or ours has one queue for all of its rounds. */
 let round = 0
-const nextRound = (contender: Contender) => `${contender}-${++round}`
+const nextRound = (contender: Contender) => `${contender}-${process.pid}-${++round}`
 const queueOf = (contender: Contender) => `bench.${contender}`
 
 /**

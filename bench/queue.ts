@@ -50,8 +50,20 @@ const start = (told: Told): Effect.Effect<Effect.Effect<Took>, never, Scope.Scop
 /** The repetitions of a store, by the contender. */
 type Rounds<Names extends Contender> = Record<Names, ReadonlyArray<Took>>
 
-/** Rounds of a contender in one repetition: they take turns, so that a busy moment of the machine is everyone's. */
-const turns = 5
+/** How much is measured in a repetition. */
+interface Size {
+  /** Rounds of a contender that aren't counted, for the compiler and the caches. */
+  readonly warmUps: number
+  /** Rounds that are: the contenders take turns, so that a busy moment of the machine is everyone's. */
+  readonly turns: number
+  /** Jobs a round. */
+  readonly count: number
+}
+
+/** Long rounds, for a short one is slower in a process that has just been idle. */
+const fast: Size = { warmUps: 1, turns: 2, count: 20_000 }
+/** Others on Postgres get slower with what they have completed. */
+const slow: Size = { warmUps: 1, turns: 1, count: 2_000 }
 
 const sum = (rounds: ReadonlyArray<Took>): Took => ({
   enqueue: rounds.reduce((total, { enqueue }) => total + enqueue, 0),
@@ -60,61 +72,63 @@ const sum = (rounds: ReadonlyArray<Took>): Took => ({
 
 const measure = <Names extends Contender>(
   store: (contender: Names) => Store,
-  count: number,
+  { count, turns, warmUps }: Size,
   contenders: ReadonlyArray<Names>
 ): Effect.Effect<Rounds<Names>> =>
-  Effect.scoped(
-    Effect.gen(function* () {
-      const started = yield* Effect.forEach(contenders, (contender) =>
-        Effect.map(start({ store: store(contender), contender, count }), (round) => ({
-          contender,
-          round,
-          took: [] as Array<Took>
-        }))
-      )
-      for (let turn = 0; turn < (1 + repetitions) * turns; turn++) {
-        for (const { round, took } of started) took.push(yield* round)
-      }
-      const measured = started.map(({ contender, took }) => [
-        contender,
-        // the first repetition is for the compiler and the caches
-        Array.from({ length: repetitions }, (_, n) => sum(took.slice((n + 1) * turns, (n + 2) * turns)))
-      ])
-      // sound: there is one of each name
-      return Object.fromEntries(measured) as Rounds<Names>
-    })
-  )
+  Effect.gen(function* () {
+    const measured = contenders.map((contender) => ({ contender, repetitions: [] as Array<Took> }))
+    for (let n = 0; n < repetitions; n++) {
+      // new processes for each: how the compiler has taken to one is a matter of luck, too
+      const repetition = Effect.gen(function* () {
+        const started = yield* Effect.forEach(measured, ({ contender, repetitions }) =>
+          Effect.map(start({ store: store(contender), contender, count }), (round) => ({
+            repetitions,
+            round,
+            took: [] as Array<Took>
+          }))
+        )
+        for (let turn = 0; turn < warmUps + turns; turn++) {
+          for (const { round, took } of started) took.push(yield* round)
+        }
+        for (const { repetitions, took } of started) repetitions.push(sum(took.slice(warmUps)))
+      })
+      yield* Effect.scoped(repetition)
+    }
+    const rounds = measured.map(({ contender, repetitions }) => [contender, repetitions])
+    // sound: there is one of each name
+    return Object.fromEntries(rounds) as Rounds<Names>
+  })
 
 /** What is measured on every store. */
 const against = ["bare", "bareMessage", "ours", "many"] as const
 
-const perSecond = (count: number, rounds: ReadonlyArray<Took>, what: keyof Took) =>
+const perSecond = ({ count, turns }: Size, rounds: ReadonlyArray<Took>, what: keyof Took) =>
   Math.round(((count * turns) / median(rounds.map((round) => round[what]))) * 1000).toLocaleString("en")
 
 const row = (
   name: string,
-  count: number,
+  size: Size,
   what: keyof Took,
   ours: ReadonlyArray<Took>,
   theirs: ReadonlyArray<Took>
 ): Row => ({
   name,
   ratios: ours.map((took, n) => took[what] / (theirs[n]?.[what] ?? Number.NaN)),
-  note: `${perSecond(count, ours, what)}/s against ${perSecond(count, theirs, what)}/s`
+  note: `${perSecond(size, ours, what)}/s against ${perSecond(size, theirs, what)}/s`
 })
 
 const againstBare = (
   store: string,
-  count: number,
+  size: Size,
   { bare, bareMessage, many, ours }: Rounds<(typeof against)[number]>
 ): ReadonlyArray<Row> => [
-  row(`${store}, enqueue / PersistedQueue with the payload alone`, count, "enqueue", ours, bare),
-  row(`${store}, enqueue / PersistedQueue with the same message`, count, "enqueue", ours, bareMessage),
-  row(`${store}, process / PersistedQueue with the payload alone`, count, "process", ours, bare),
-  row(`${store}, process / PersistedQueue with the same message`, count, "process", ours, bareMessage),
+  row(`${store}, enqueue / PersistedQueue with the payload alone`, size, "enqueue", ours, bare),
+  row(`${store}, enqueue / PersistedQueue with the same message`, size, "enqueue", ours, bareMessage),
+  row(`${store}, process / PersistedQueue with the payload alone`, size, "process", ours, bare),
+  row(`${store}, process / PersistedQueue with the same message`, size, "process", ours, bareMessage),
   row(
     `${store}, process in a worker of 20 jobs / PersistedQueue with the same message`,
-    count,
+    size,
     "process",
     many,
     bareMessage
@@ -122,22 +136,19 @@ const againstBare = (
 ]
 
 const memory = Effect.gen(function* () {
-  const count = 4_000
-  return againstBare("memory", count, yield* measure(() => ({ _tag: "memory" }), count, against))
+  return againstBare("memory", fast, yield* measure(() => ({ _tag: "memory" }), fast, against))
 })
 
 const sqlite = Effect.gen(function* () {
-  const count = 4_000
   const folder = yield* Effect.acquireRelease(
     Effect.sync(() => mkdtempSync(join(tmpdir(), "effect-jobs-bench-"))),
     (folder) => Effect.sync(() => rmSync(folder, { recursive: true }))
   )
   const file = (contender: Contender): Store => ({ _tag: "SQLite", file: join(folder, `${contender}.db`) })
-  return againstBare("SQLite", count, yield* measure(file, count, against))
+  return againstBare("SQLite", fast, yield* measure(file, fast, against))
 })
 
 const postgres = Effect.gen(function* () {
-  const count = 2_000
   const { createDatabase, url } = yield* Postgres.make()
   yield* Effect.promise(() => createDatabase("others"))
   const others = url.replace(/postgres$/, "others")
@@ -146,19 +157,19 @@ const postgres = Effect.gen(function* () {
       _tag: "Postgres",
       url: against.some((name) => name === contender) ? url : others
     }),
-    count,
+    slow,
     [...against, "pgBoss", "pgBossBatches", "graphile", "graphileBatches"]
   )
   return [
-    ...againstBare("Postgres", count, rounds),
-    row("Postgres, enqueue / pg-boss", count, "enqueue", rounds.ours, rounds.pgBoss),
-    row("Postgres, process / pg-boss, one by one", count, "process", rounds.ours, rounds.pgBoss),
-    row("Postgres, process / pg-boss, batches of 10", count, "process", rounds.ours, rounds.pgBossBatches),
-    row("Postgres, enqueue / graphile-worker", count, "enqueue", rounds.ours, rounds.graphile),
-    row("Postgres, process / graphile-worker", count, "process", rounds.ours, rounds.graphile),
+    ...againstBare("Postgres", slow, rounds),
+    row("Postgres, enqueue / pg-boss", slow, "enqueue", rounds.ours, rounds.pgBoss),
+    row("Postgres, process / pg-boss, one by one", slow, "process", rounds.ours, rounds.pgBoss),
+    row("Postgres, process / pg-boss, batches of 10", slow, "process", rounds.ours, rounds.pgBossBatches),
+    row("Postgres, enqueue / graphile-worker", slow, "enqueue", rounds.ours, rounds.graphile),
+    row("Postgres, process / graphile-worker", slow, "process", rounds.ours, rounds.graphile),
     row(
       "Postgres, process / graphile-worker, local queue and batches",
-      count,
+      slow,
       "process",
       rounds.ours,
       rounds.graphileBatches
@@ -167,13 +178,12 @@ const postgres = Effect.gen(function* () {
 })
 
 const redis = Effect.gen(function* () {
-  const count = 4_000
   const { port } = yield* Redis.make
-  const rounds = yield* measure(() => ({ _tag: "Redis", port }), count, [...against, "bullmq"])
+  const rounds = yield* measure(() => ({ _tag: "Redis", port }), fast, [...against, "bullmq"])
   return [
-    ...againstBare("Redis", count, rounds),
-    row("Redis, enqueue / bullmq", count, "enqueue", rounds.ours, rounds.bullmq),
-    row("Redis, process / bullmq", count, "process", rounds.ours, rounds.bullmq)
+    ...againstBare("Redis", fast, rounds),
+    row("Redis, enqueue / bullmq", fast, "enqueue", rounds.ours, rounds.bullmq),
+    row("Redis, process / bullmq", fast, "process", rounds.ours, rounds.bullmq)
   ]
 })
 

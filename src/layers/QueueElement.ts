@@ -147,7 +147,7 @@ export const offer = (
 }
 
 /** What no database's text column takes: NUL, and halves of surrogate pairs. Redis' store replaces the same way. */
-const elementId = (id: string): string =>
+export const elementId = (id: string): string =>
   id.isWellFormed() && !id.includes("\0") ? id : id.toWellFormed().replaceAll("\0", "\uFFFD")
 
 /** The id and the content of the element that only wakes workers, see `QueueWake`; no message is a string. */

@@ -10,6 +10,7 @@ import type * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import type { JobMessage } from "../Dispatcher.ts"
 import * as Steps from "../Steps.ts"
+import { elementId } from "./QueueElement.ts"
 
 /** How long the records of a run are kept where nobody says that it has ended. */
 const timeToLive = Duration.days(30)
@@ -24,9 +25,8 @@ export interface QueueSteps {
   readonly ended: (message: JobMessage) => Effect.Effect<void>
 }
 
-/** One store a run; without the characters that no database's text column takes. */
-const storeId = ({ id, name }: JobMessage): string =>
-  `effect-jobs/steps/${name}/${id.toWellFormed().replaceAll("\0", "\uFFFD")}`
+/** One store a run. */
+const storeId = ({ id, name }: JobMessage): string => `effect-jobs/steps/${name}/${elementId(id)}`
 
 const inMemory = Effect.provide(
   Effect.gen(function* () {

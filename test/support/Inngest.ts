@@ -185,12 +185,43 @@ export interface Run {
   readonly output: unknown
 }
 
-/** The runs that the server knows of an event, by its id there (see `internalId`). */
-export const runsOf = (server: Server, event: string, authorized = false): Promise<ReadonlyArray<Run>> =>
-  // the server keeps an answer for 15 seconds, by the whole address
-  fetch(`${server.url}/v1/events/${event}/runs?look=${performance.now()}`, {
+// sound: the callers name what this endpoint answers with
+const get = <A>(server: Pick<Server, "url">, address: string, authorized: boolean) =>
+  fetch(`${server.url}/v1/${address}`, {
     headers: authorized ? { authorization: `Bearer ${Redacted.value(signingKey)}` } : {}
   })
     .then((response) => response.json())
-    // sound: the answer of this endpoint
-    .then((body) => (body as { readonly data?: ReadonlyArray<Run> }).data ?? [])
+    .then((body) => (body as { readonly data?: ReadonlyArray<A> }).data ?? [])
+
+/** The runs that the server knows of an event, by its id there. */
+export const runsOf = (
+  server: Pick<Server, "url">,
+  event: string,
+  authorized = false
+): Promise<ReadonlyArray<Run>> =>
+  // the server keeps an answer for 15 seconds, by the whole address
+  get(server, `events/${event}/runs?look=${performance.now()}`, authorized)
+
+/** How many events of this name have a run, due or done, that the server has written down. */
+export const written = async (
+  server: Pick<Server, "url">,
+  name: string,
+  authorized = false
+): Promise<number> => {
+  const page = 50
+  const countFrom = async (cursor: string): Promise<number> => {
+    const events = await get<{ readonly internal_id: string }>(
+      server,
+      `events?name=${name}&limit=${page}&cursor=${cursor}`,
+      authorized
+    )
+    const ids = events.map((event) => event.internal_id)
+    const runs = await Promise.all(ids.map((id) => runsOf(server, id, authorized)))
+    const last = ids.at(-1)
+    return (
+      runs.filter((runs) => runs.length > 0).length +
+      (last === undefined || ids.length < page ? 0 : await countFrom(last))
+    )
+  }
+  return countFrom("")
+}

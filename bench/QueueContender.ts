@@ -1,7 +1,7 @@
 /**
  * One contender of the queue's benchmark in a process of its own, so that none is measured with what the compiler
- * has learned from another's code: `node QueueContender.ts '<Told as JSON>'`. It says `ready`, and runs a round for
- * each message that it gets, answering with what it took.
+ * has learned from another's code: `node QueueContender.ts '<Told as JSON>'`. It says `ready`, and does what each
+ * `Order` says that it gets, answering with the milliseconds that it took.
  */
 import { Queue as BullQueue, Worker as BullWorker } from "bullmq"
 import { Deferred, Effect, Layer, ManagedRuntime, Schema } from "effect"
@@ -45,11 +45,20 @@ export interface Told {
   readonly count: number
 }
 
-/** Milliseconds for all jobs of a round. */
-export interface Took {
-  readonly enqueue: number
-  readonly process: number
+/** What is measured. */
+export type Phase = "enqueue" | "process"
+
+/** All jobs of one round, whose name no other round has. */
+export interface Order {
+  readonly phase: Phase
+  readonly round: string
 }
+
+/** Milliseconds for all jobs of a round. */
+export type Took = Record<Phase, number>
+
+/** How each phase is done, in milliseconds. */
+type Phases<out R = never> = Record<Phase, (round: string) => Effect.Effect<number, never, R>>
 
 const atOnce = 10
 
@@ -58,9 +67,7 @@ const idle = Array.from({ length: 19 }, (_, n) =>
   Job.make(`bench.idle-${n}`, { payload: { to: Schema.String } })
 )
 
-/** Every round has ids of its own. A contender of Effect's or ours has one queue for all of its rounds. */
-let round = 0
-const nextRound = (contender: Contender) => `${contender}-${process.pid}-${++round}`
+/** A contender of Effect's or ours has one queue for all of its rounds. */
 const queueOf = (contender: Contender) => `bench.${contender}`
 
 /**
@@ -98,24 +105,30 @@ const persistedQueue = <S extends Schema.Codec<unknown, unknown>>(
   count: number,
   schema: S,
   element: (n: number, id: string) => S["Type"]
-) =>
-  Effect.gen(function* () {
-    const current = nextRound(contender)
-    const queue = yield* PersistedQueue.make({ name: queueOf(contender), schema })
-    const enqueue = yield* timed(
-      enqueueAll(count, (n) => {
-        const id = `${current}-${n}`
-        return queue.offer(element(n, id), { id })
-      })
-    )
-    const all = countdown(count)
-    const takers = Effect.forEach(
-      numbers(atOnce),
-      () => Effect.forever(queue.take(() => Effect.sync(all.one))),
-      { concurrency: "unbounded", discard: true }
-    )
-    return { enqueue, process: yield* Effect.raceFirst(all.took, Effect.andThen(takers, Effect.never)) }
-  }).pipe(Effect.orDie, Effect.provide(PersistedQueue.layer))
+): Phases<PersistedQueue.PersistedQueueStore> => {
+  const queue = PersistedQueue.make({ name: queueOf(contender), schema })
+  return {
+    enqueue: (round) =>
+      Effect.flatMap(queue, (queue) =>
+        timed(
+          enqueueAll(count, (n) => {
+            const id = `${round}-${n}`
+            return queue.offer(element(n, id), { id })
+          })
+        )
+      ).pipe(Effect.orDie, Effect.provide(PersistedQueue.layer)),
+    process: () =>
+      Effect.flatMap(queue, (queue) => {
+        const all = countdown(count)
+        const takers = Effect.forEach(
+          numbers(atOnce),
+          () => Effect.forever(queue.take(() => Effect.sync(all.one))),
+          { concurrency: "unbounded", discard: true }
+        )
+        return Effect.raceFirst(all.took, Effect.andThen(takers, Effect.never))
+      }).pipe(Effect.orDie, Effect.provide(PersistedQueue.layer))
+  }
+}
 
 const bare = (count: number) =>
   persistedQueue("bare", count, payload, (n) => ({ to: "someone@example.com", n }))
@@ -129,21 +142,30 @@ const bareMessage = (count: number) =>
     trace: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
   }))
 
-const ours = (contender: Contender, count: number, among: ReadonlyArray<(typeof idle)[number]>) => {
+const ours = (
+  contender: Contender,
+  count: number,
+  among: ReadonlyArray<(typeof idle)[number]>
+): Phases<PersistedQueue.PersistedQueueStore | Persistence.BackingPersistence> => {
   class Noop extends Job.make(queueOf(contender), { payload }) {}
-  return Effect.gen(function* () {
-    const current = nextRound(contender)
-    const enqueue = yield* timed(
-      enqueueAll(count, (n) => Noop.dispatch({ to: "someone@example.com", n }, { id: `${current}-${n}` }))
-    )
-    const all = countdown(count)
-    const handlers = Layer.mergeAll(
-      Noop.toLayer(() => Effect.sync(all.one)),
-      ...idle.map((job) => job.toLayer(() => Effect.void))
-    )
-    const worker = QueueWorker.layer([Noop, ...among], { concurrency: atOnce }).pipe(Layer.provide(handlers))
-    return { enqueue, process: yield* Effect.provide(all.took, worker) }
-  }).pipe(Effect.orDie, Effect.provide(QueueDispatcher.layer))
+  return {
+    enqueue: (round) =>
+      timed(
+        enqueueAll(count, (n) => Noop.dispatch({ to: "someone@example.com", n }, { id: `${round}-${n}` }))
+      ).pipe(Effect.orDie, Effect.provide(QueueDispatcher.layer)),
+    process: () =>
+      Effect.suspend(() => {
+        const all = countdown(count)
+        const handlers = Layer.mergeAll(
+          Noop.toLayer(() => Effect.sync(all.one)),
+          ...idle.map((job) => job.toLayer(() => Effect.void))
+        )
+        return Effect.provide(
+          all.took,
+          QueueWorker.layer([Noop, ...among], { concurrency: atOnce }).pipe(Layer.provide(handlers))
+        )
+      }).pipe(Effect.orDie, Effect.provide(QueueDispatcher.layer))
+  }
 }
 
 const clock = async (work: () => Promise<unknown>) => {
@@ -162,89 +184,119 @@ const inTurns = (count: number, one: (n: number) => Promise<unknown>) => {
   )
 }
 
-const pgBoss = (contender: Contender, url: string, count: number, batchSize: number) =>
-  Effect.promise(async () => {
+const promised = (phases: Record<Phase, (round: string) => Promise<number>>): Phases => ({
+  enqueue: (round) => Effect.promise(() => phases.enqueue(round)),
+  process: (round) => Effect.promise(() => phases.process(round))
+})
+
+const pgBoss = (url: string, count: number, batchSize: number): Phases => {
+  const withBoss = async (use: (boss: PgBoss) => Promise<number>) => {
     const boss = new PgBoss({ connectionString: url, schedule: false })
     await boss.start()
-    const queue = nextRound(contender)
-    await boss.createQueue(queue)
-    const enqueue = await clock(() =>
-      inTurns(count, (n) => boss.send(queue, { to: "someone@example.com", n }))
-    )
-    let left = count
-    const process = await clock(() =>
-      Promise.all(
-        numbers(atOnce).map(async () => {
-          while (left > 0) {
-            const jobs = await boss.fetch(queue, { batchSize })
-            if (jobs.length === 0) break
-            left -= jobs.length
-            await boss.complete(
-              queue,
-              jobs.map(({ id }) => id)
-            )
-          }
-        })
-      )
-    )
+    const took = await use(boss)
     await boss.stop({ graceful: false })
-    return { enqueue, process }
+    return took
+  }
+  return promised({
+    enqueue: (queue) =>
+      withBoss(async (boss) => {
+        await boss.createQueue(queue)
+        return clock(() => inTurns(count, (n) => boss.send(queue, { to: "someone@example.com", n })))
+      }),
+    process: (queue) =>
+      withBoss((boss) => {
+        let left = count
+        return clock(() =>
+          Promise.all(
+            numbers(atOnce).map(async () => {
+              while (left > 0) {
+                const jobs = await boss.fetch(queue, { batchSize })
+                if (jobs.length === 0) break
+                left -= jobs.length
+                await boss.complete(
+                  queue,
+                  jobs.map(({ id }) => id)
+                )
+              }
+            })
+          )
+        )
+      })
   })
+}
 
 const silent = new Logger(() => () => {})
 
-const graphile = (url: string, count: number, batched: boolean) =>
-  Effect.promise(async () => {
-    const utils = await makeWorkerUtils({ connectionString: url, logger: silent })
-    await utils.migrate()
-    const enqueue = await clock(() =>
-      inTurns(count, (n) => utils.addJob("noop", { to: "someone@example.com", n }))
-    )
-    await utils.release()
-    const all = countdown(count)
-    const runner = await runGraphile({
-      connectionString: url,
-      logger: silent,
-      concurrency: atOnce,
-      noHandleSignals: true,
-      taskList: { noop: async () => all.one() },
-      ...(batched
-        ? {
-            preset: {
-              worker: { localQueue: { size: 100 }, completeJobBatchDelay: 0, failJobBatchDelay: 0 }
+const graphile = (url: string, count: number, batched: boolean): Phases =>
+  promised({
+    enqueue: async () => {
+      const utils = await makeWorkerUtils({ connectionString: url, logger: silent })
+      await utils.migrate()
+      const took = await clock(() =>
+        inTurns(count, (n) => utils.addJob("noop", { to: "someone@example.com", n }))
+      )
+      await utils.release()
+      return took
+    },
+    process: async () => {
+      const all = countdown(count)
+      const runner = await runGraphile({
+        connectionString: url,
+        logger: silent,
+        concurrency: atOnce,
+        noHandleSignals: true,
+        taskList: { noop: async () => all.one() },
+        ...(batched
+          ? {
+              preset: {
+                worker: { localQueue: { size: 100 }, completeJobBatchDelay: 0, failJobBatchDelay: 0 }
+              }
             }
-          }
-        : {})
-    })
-    const process = await Effect.runPromise(all.took)
-    await runner.stop()
-    return { enqueue, process }
+          : {})
+      })
+      const took = await Effect.runPromise(all.took)
+      await runner.stop()
+      return took
+    }
   })
 
-const bullmq = (port: number, count: number) =>
-  Effect.promise(async () => {
-    const connection = createClient({ socket: { host: "127.0.0.1", port } })
+const redis = (port: number) => createClient({ socket: { host: "127.0.0.1", port } })
+
+const bullmq = (port: number, count: number): Phases => {
+  const withConnection = async (use: (connection: ReturnType<typeof redis>) => Promise<number>) => {
+    const connection = redis(port)
     await connection.connect()
-    const name = nextRound("bullmq")
-    const queue = new BullQueue(name, { connection })
-    await queue.waitUntilReady()
-    const enqueue = await clock(() =>
-      inTurns(count, (n) => queue.add("noop", { to: "someone@example.com", n }))
-    )
-    const all = countdown(count)
-    const worker = new BullWorker(name, async () => all.one(), {
-      connection,
-      concurrency: atOnce,
-      autorun: false
-    })
-    await worker.waitUntilReady()
-    void worker.run()
-    const process = await Effect.runPromise(all.took)
-    await worker.close()
-    await queue.close()
+    const took = await use(connection)
     await connection.close()
-    return { enqueue, process }
+    return took
+  }
+  return promised({
+    enqueue: (name) =>
+      withConnection(async (connection) => {
+        const queue = new BullQueue(name, { connection })
+        await queue.waitUntilReady()
+        const took = await clock(() =>
+          inTurns(count, (n) => queue.add("noop", { to: "someone@example.com", n }))
+        )
+        await queue.close()
+        return took
+      }),
+    process: (name) =>
+      withConnection(async (connection) => {
+        const all = countdown(count)
+        const worker = new BullWorker(name, async () => all.one(), {
+          connection,
+          concurrency: atOnce,
+          autorun: false
+        })
+        await worker.waitUntilReady()
+        void worker.run()
+        const took = await Effect.runPromise(all.took)
+        await worker.close()
+        return took
+      })
   })
+}
 
 const storeLayer = (
   store: Store
@@ -264,11 +316,14 @@ const storeLayer = (
   }
 }
 
-/** A round of the contender, for as often as it is run, and what ends it. */
-const contenderOf = ({ contender, count, store }: Told) => {
+const contenderOf = ({
+  contender,
+  count,
+  store
+}: Told): Phases<PersistedQueue.PersistedQueueStore | Persistence.BackingPersistence> => {
   if (store._tag === "Postgres") {
-    if (contender === "pgBoss") return pgBoss(contender, store.url, count, 1)
-    if (contender === "pgBossBatches") return pgBoss(contender, store.url, count, 10)
+    if (contender === "pgBoss") return pgBoss(store.url, count, 1)
+    if (contender === "pgBossBatches") return pgBoss(store.url, count, 10)
     if (contender === "graphile") return graphile(store.url, count, false)
     if (contender === "graphileBatches") return graphile(store.url, count, true)
   }
@@ -291,9 +346,9 @@ if (process.send !== undefined) {
   // sound: the parent makes it
   const told = JSON.parse(process.argv[2] ?? "") as Told
   const runtime = ManagedRuntime.make(storeLayer(told.store))
-  const contender = contenderOf(told)
-  process.on("message", () => {
-    void runtime.runPromise(contender).then((took) => process.send?.(took))
+  const phases = contenderOf(told)
+  process.on("message", ({ phase, round }: Order) => {
+    void runtime.runPromise(phases[phase](round)).then((took) => process.send?.(took))
   })
   process.on("disconnect", () => process.exit())
   void runtime.context().then(() => process.send?.("ready"))

@@ -47,7 +47,8 @@ describe("four worker processes on Postgres", () => {
               ).lost.length
           ),
           (lost) => lost === 0,
-          200_000,
+          // thirty seconds by itself; a machine that is busy with something else may need eight times that
+          400_000,
           500
         )
         yield* Fiber.interrupt(killing)
@@ -65,6 +66,6 @@ describe("four worker processes on Postgres", () => {
         // no more than what the killed ones had in hand, ten each
         assert.isAtMost(result.twice, killed * 10)
       }),
-    240_000
+    480_000
   )
 })

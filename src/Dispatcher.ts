@@ -61,6 +61,11 @@ export interface Request {
   readonly message: JobMessage
   /** Milliseconds since the epoch before which it must not run; `undefined` is now. */
   readonly notBefore: number | undefined
+  /**
+   * That the id was made for this dispatch alone, so no other message has it: an engine need neither look for it
+   * nor remember it. Default `false`, which is right for whatever may be sent again.
+   */
+  readonly generatedId?: boolean | undefined
 }
 
 /**
@@ -78,7 +83,8 @@ export class Dispatcher extends Context.Service<
 export interface DispatchOptions {
   /**
    * The id of the message, 1 to 255 characters: a second dispatch of this job with the same id makes no second
-   * run, for as long as the engine remembers ids. Default: the contract's `idempotencyKey`, else a new UUID.
+   * run, for as long as the engine remembers ids. Default: the contract's `idempotencyKey`, else a new UUID, which
+   * no engine has to remember.
    */
   readonly id?: string | undefined
   /** Not before this long from now; finite, not negative. */
@@ -353,9 +359,15 @@ const requestOf = (
     trace === undefined
       ? { id, name, payload: encoded, dispatchedAt: now }
       : { id, name, payload: encoded, dispatchedAt: now, trace }
+  const generatedId = given === undefined
   return options.delay === undefined && options.at === undefined
-    ? Effect.succeed({ kind, notBefore: undefined, message })
-    : Effect.mapEager(notBefore(target, now, options), (notBefore) => ({ kind, notBefore, message }))
+    ? Effect.succeed({ kind, notBefore: undefined, message, generatedId })
+    : Effect.mapEager(notBefore(target, now, options), (notBefore) => ({
+        kind,
+        notBefore,
+        message,
+        generatedId
+      }))
 }
 
 const receipt = ({ message }: Request): Receipt => ({ id: message.id, name: message.name })

@@ -125,7 +125,7 @@ export const taker = <R>(
 
 const interrupted = Effect.failCause(Cause.interrupt())
 
-/** Adds a message to a queue, unless one of its id is there or has been. */
+/** Adds a message to a queue, unless one of its id is there or, where the store remembers it, has been. */
 export const offer = (
   store: PersistedQueueStore["Service"],
   options: {
@@ -134,14 +134,16 @@ export const offer = (
     readonly element: unknown
     /** Default: at once. */
     readonly delayMillis?: number | undefined
+    /** See `Request`: Redis' store keeps no record of the id then. */
+    readonly generatedId?: boolean | undefined
   }
 ): Effect.Effect<void, PersistedQueueError> => {
-  const { delayMillis = 0 } = options
+  const { delayMillis = 0, generatedId = false } = options
   return store.offer({
     name: options.queue,
     id: elementId(options.id),
     element: options.element,
-    isCustomId: true,
+    isCustomId: !generatedId,
     delay: delayMillis > 0 ? Duration.millis(delayMillis) : undefined
   })
 }
@@ -175,7 +177,7 @@ export const isJobMessage = (u: unknown): u is JobMessage => {
   )
 }
 
-/** A request as the outbox keeps it. */
+/** A request as the outbox keeps it: without `generatedId`, for it may be relayed again. */
 export const encodeRequest = ({ kind, message, notBefore }: Request): Schema.Json => ({
   kind,
   notBefore: notBefore ?? null,

@@ -116,6 +116,14 @@ for (const [name, client] of Stores.sql) {
         assert.strictEqual(job.message.trace?.split("-")[1], span.traceId)
         assert.deepInclude(event.message, { id: "whole", name: "outbox.signed-up" })
         assert.isUndefined(event.notBefore)
+        // relayed again, it must be recognized: also what was dispatched without an id
+        sends.length = 0
+        yield* Mail.dispatch({ to: "z" })
+        yield* eventually(sent, (ids) => ids.length === 1).pipe(Effect.provide(relay()))
+        assert.deepStrictEqual(
+          sends.flat().map(({ generatedId }) => generatedId),
+          [undefined]
+        )
       })
     )
 

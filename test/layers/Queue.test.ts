@@ -4,10 +4,12 @@ import { type Cause, Clock, Context, DateTime, Effect, Exit, Fiber, Layer, Schem
 import { CronJob, Dispatcher, DomainEvent, Job, Listener, RetryPolicy } from "effect-jobs"
 import { QueueDispatcher, QueueStore, QueueWorker } from "effect-jobs/queue"
 import { PersistedQueue } from "effect/persistence"
+import { Redis as RedisClient } from "effect/persistence/Redis"
 import { SqlClient } from "effect/sql"
 import { TestClock } from "effect/testing"
 import { eventually } from "../support/eventually.ts"
 import * as Postgres from "../support/Postgres.ts"
+import * as Redis from "../support/Redis.ts"
 import * as Stores from "../support/Stores.ts"
 
 class Work extends Job.make("queue.work", {
@@ -20,6 +22,10 @@ class Work extends Job.make("queue.work", {
   })
 }) {}
 class Else extends Job.make("queue.else", { payload: { key: Schema.String } }) {}
+class Keyed extends Job.make("queue.keyed", {
+  payload: { key: Schema.String },
+  idempotencyKey: ({ key }) => key
+}) {}
 class Happened extends DomainEvent.make("queue.happened", { payload: { key: Schema.String } }) {}
 class Hears extends Listener.make("queue.hears", { event: Happened }) {}
 class HearsToo extends Listener.make("queue.hears-too", { event: Happened }) {}
@@ -249,6 +255,45 @@ describe("QueueWorker", () => {
       }).pipe(Effect.scoped, Effect.provide(memory))
   )
 
+  it.effect("the store is told which ids have to be remembered: those that may come again", () =>
+    Effect.gen(function* () {
+      const store = yield* PersistedQueue.PersistedQueueStore
+      const offered: Array<string> = []
+      const noting = Layer.succeed(PersistedQueue.PersistedQueueStore, {
+        ...store,
+        offer: (options) => {
+          offered.push(`${options.name} ${options.isCustomId ? "remembered" : "new"}`)
+          return store.offer(options)
+        }
+      })
+      yield* Effect.gen(function* () {
+        yield* Work.dispatch({ key: "a" })
+        yield* Work.dispatch({ key: "b" }, { delay: "1 hour" })
+        yield* Work.dispatch({ key: "c" }, { id: "given" })
+        yield* Else.dispatchAll([{ key: "d" }])
+        yield* Else.dispatchAll([{ key: "e" }], { id: ({ key }) => key })
+        yield* Keyed.dispatch({ key: "f" })
+        assert.deepStrictEqual(offered.splice(0), [
+          "queue.work new",
+          "queue.work new",
+          "queue.work remembered",
+          "queue.else new",
+          "queue.else remembered",
+          "queue.keyed remembered"
+        ])
+        yield* Happened.publish({ key: "g" })
+        yield* start(() => Effect.void)
+        yield* settle
+        // a fan-out may be done twice
+        assert.deepStrictEqual(offered, [
+          "@event/queue.happened new",
+          "queue.hears remembered",
+          "queue.hears-too remembered"
+        ])
+      }).pipe(Effect.provide(Layer.provideMerge(QueueDispatcher.layer, noting)))
+    }).pipe(Effect.scoped, Effect.provide(QueueStore.layerMemory))
+  )
+
   it.effect("a store that fails makes the dispatch Unavailable, and the worker go on", () =>
     Effect.gen(function* () {
       const store = yield* PersistedQueue.PersistedQueueStore
@@ -404,6 +449,32 @@ const dispatchOneByOne = (
       )
     }
   })
+
+if (Redis.hasRedis) {
+  const server = Layer.unwrap(Effect.map(Redis.make, ({ port }) => Redis.client(port)))
+  const dispatcher = Layer.provideMerge(QueueDispatcher.layer, QueueStore.layerRedis())
+  layer(Layer.provideMerge(dispatcher, server), { excludeTestServices: true, timeout: "60 seconds" })(
+    "QueueStore on Redis",
+    (it) => {
+      it.effect("of what is done, the ids that were given stay, and nothing else", () =>
+        Effect.gen(function* () {
+          const redis = yield* RedisClient
+          let ran = 0
+          const stop = yield* start(() => Effect.sync(() => void ran++))
+          for (let n = 0; n < 20; n++) yield* Work.dispatch({ key: "generated" })
+          yield* Work.dispatch({ key: "given" }, { id: "given" })
+          yield* eventually(
+            Effect.sync(() => ran),
+            (ran) => ran === 21
+          )
+          yield* stop
+          assert.deepStrictEqual(yield* redis.send("KEYS", "effectq:*"), ["effectq:queue.work:ids"])
+          assert.deepStrictEqual(yield* redis.send("ZRANGE", "effectq:queue.work:ids", "0", "-1"), ["given"])
+        }).pipe(Effect.scoped)
+      )
+    }
+  )
+}
 
 layer(Server.layer, { excludeTestServices: true, timeout: "60 seconds" })("QueueStore on Postgres", (it) => {
   it.effect("processes that start together on a new database all get their store", () =>

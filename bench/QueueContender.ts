@@ -32,6 +32,9 @@ export type Contender =
   | "ours"
   /** Ours, with a worker of 20 jobs. */
   | "many"
+  /** The first and ours under ids that are given: by default, neither is given any. */
+  | "bareGiven"
+  | "oursGiven"
   | "pgBoss"
   | "pgBossBatches"
   | "graphile"
@@ -68,7 +71,7 @@ const idle = Array.from({ length: 19 }, (_, n) =>
 )
 
 /** A contender of Effect's or ours has one queue for all of its rounds. */
-const queueOf = (contender: Contender) => `bench.${contender}`
+const queueOf = (contender: Contender) => `bench.${contender.toLowerCase()}`
 
 /**
  * Counts the jobs of a round. What they took is from when this is made until the last one runs: with the start of
@@ -104,7 +107,8 @@ const persistedQueue = <S extends Schema.Codec<unknown, unknown>>(
   contender: Contender,
   count: number,
   schema: S,
-  element: (n: number, id: string) => S["Type"]
+  element: (n: number, id: string) => S["Type"],
+  givesId = false
 ): Phases<PersistedQueue.PersistedQueueStore> => {
   const queue = PersistedQueue.make({ name: queueOf(contender), schema })
   return {
@@ -113,7 +117,7 @@ const persistedQueue = <S extends Schema.Codec<unknown, unknown>>(
         timed(
           enqueueAll(count, (n) => {
             const id = `${round}-${n}`
-            return queue.offer(element(n, id), { id })
+            return queue.offer(element(n, id), givesId ? { id } : undefined)
           })
         )
       ).pipe(Effect.orDie, Effect.provide(PersistedQueue.layer)),
@@ -130,8 +134,8 @@ const persistedQueue = <S extends Schema.Codec<unknown, unknown>>(
   }
 }
 
-const bare = (count: number) =>
-  persistedQueue("bare", count, payload, (n) => ({ to: "someone@example.com", n }))
+const bare = (contender: Contender, count: number, givesId?: boolean) =>
+  persistedQueue(contender, count, payload, (n) => ({ to: "someone@example.com", n }), givesId)
 
 const bareMessage = (count: number) =>
   persistedQueue("bareMessage", count, JobMessage, (n, id) => ({
@@ -145,13 +149,16 @@ const bareMessage = (count: number) =>
 const ours = (
   contender: Contender,
   count: number,
-  among: ReadonlyArray<(typeof idle)[number]>
+  among: ReadonlyArray<(typeof idle)[number]> = [],
+  givesId = false
 ): Phases<PersistedQueue.PersistedQueueStore | Persistence.BackingPersistence> => {
   class Noop extends Job.make(queueOf(contender), { payload }) {}
   return {
     enqueue: (round) =>
       timed(
-        enqueueAll(count, (n) => Noop.dispatch({ to: "someone@example.com", n }, { id: `${round}-${n}` }))
+        enqueueAll(count, (n) =>
+          Noop.dispatch({ to: "someone@example.com", n }, givesId ? { id: `${round}-${n}` } : undefined)
+        )
       ).pipe(Effect.orDie, Effect.provide(QueueDispatcher.layer)),
     process: () =>
       Effect.suspend(() => {
@@ -330,11 +337,15 @@ const contenderOf = ({
   if (store._tag === "Redis" && contender === "bullmq") return bullmq(store.port, count)
   switch (contender) {
     case "bare":
-      return bare(count)
+      return bare(contender, count)
+    case "bareGiven":
+      return bare(contender, count, true)
     case "bareMessage":
       return bareMessage(count)
     case "ours":
-      return ours(contender, count, [])
+      return ours(contender, count)
+    case "oursGiven":
+      return ours(contender, count, [], true)
     case "many":
       return ours(contender, count, idle)
     default:

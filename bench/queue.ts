@@ -119,7 +119,7 @@ const measure = <Names extends Contender>(
   })
 
 /** What is measured on every store. */
-const against = ["bare", "bareMessage", "ours", "many"] as const
+const against = ["bare", "bareMessage", "ours", "many", "bareGiven", "oursGiven"] as const
 
 const perSecond = ({ count, turns }: Size, rounds: ReadonlyArray<Took>, what: Phase) =>
   Math.round(((count * turns) / median(rounds.map((round) => round[what]))) * 1000).toLocaleString("en")
@@ -139,10 +139,17 @@ const row = (
 const againstBare = (
   store: string,
   size: Size,
-  { bare, bareMessage, many, ours }: Rounds<(typeof against)[number]>
+  { bare, bareGiven, bareMessage, many, ours, oursGiven }: Rounds<(typeof against)[number]>
 ): ReadonlyArray<Row> => [
   row(`${store}, enqueue / PersistedQueue with the payload alone`, size, "enqueue", ours, bare),
   row(`${store}, enqueue / PersistedQueue with the same message`, size, "enqueue", ours, bareMessage),
+  row(
+    `${store}, enqueue under given ids / PersistedQueue with the payload alone`,
+    size,
+    "enqueue",
+    oursGiven,
+    bareGiven
+  ),
   row(`${store}, process / PersistedQueue with the payload alone`, size, "process", ours, bare),
   row(`${store}, process / PersistedQueue with the same message`, size, "process", ours, bareMessage),
   row(

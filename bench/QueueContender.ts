@@ -108,7 +108,7 @@ const persistedQueue = <S extends Schema.Codec<unknown, unknown>>(
   count: number,
   schema: S,
   element: (n: number, id: string) => S["Type"],
-  givesId = false
+  { givesId = false } = {}
 ): Phases<PersistedQueue.PersistedQueueStore> => {
   const queue = PersistedQueue.make({ name: queueOf(contender), schema })
   return {
@@ -134,8 +134,8 @@ const persistedQueue = <S extends Schema.Codec<unknown, unknown>>(
   }
 }
 
-const bare = (contender: Contender, count: number, givesId?: boolean) =>
-  persistedQueue(contender, count, payload, (n) => ({ to: "someone@example.com", n }), givesId)
+const bare = (contender: Contender, count: number, options?: { readonly givesId: boolean }) =>
+  persistedQueue(contender, count, payload, (n) => ({ to: "someone@example.com", n }), options)
 
 const bareMessage = (count: number) =>
   persistedQueue("bareMessage", count, JobMessage, (n, id) => ({
@@ -149,8 +149,10 @@ const bareMessage = (count: number) =>
 const ours = (
   contender: Contender,
   count: number,
-  among: ReadonlyArray<(typeof idle)[number]> = [],
-  givesId = false
+  {
+    among = [],
+    givesId = false
+  }: { readonly among?: ReadonlyArray<(typeof idle)[number]>; readonly givesId?: boolean } = {}
 ): Phases<PersistedQueue.PersistedQueueStore | Persistence.BackingPersistence> => {
   class Noop extends Job.make(queueOf(contender), { payload }) {}
   return {
@@ -339,15 +341,15 @@ const contenderOf = ({
     case "bare":
       return bare(contender, count)
     case "bareGiven":
-      return bare(contender, count, true)
+      return bare(contender, count, { givesId: true })
     case "bareMessage":
       return bareMessage(count)
     case "ours":
       return ours(contender, count)
     case "oursGiven":
-      return ours(contender, count, [], true)
+      return ours(contender, count, { givesId: true })
     case "many":
-      return ours(contender, count, idle)
+      return ours(contender, count, { among: idle })
     default:
       throw new Error(`${contender} isn't one for ${store._tag}`)
   }

@@ -303,7 +303,8 @@ const notBefore = (
     }
     return Effect.succeed(Duration.isZero(delay) ? undefined : now + Duration.toMillis(delay))
   }
-  const at = options.at === undefined ? undefined : Option.getOrUndefined(DateTime.make(options.at))
+  if (options.at === undefined) return Effect.undefined
+  const at = Option.getOrUndefined(DateTime.make(options.at))
   if (at === undefined) return invalidOption(target, "at", "it isn't a valid date and time")
   const millis = DateTime.toEpochMillis(at)
   return Effect.succeed(millis > now ? millis : undefined)
@@ -359,15 +360,12 @@ const requestOf = (
     trace === undefined
       ? { id, name, payload: encoded, dispatchedAt: now }
       : { id, name, payload: encoded, dispatchedAt: now, trace }
-  const generatedId = given === undefined
-  return options.delay === undefined && options.at === undefined
-    ? Effect.succeed({ kind, notBefore: undefined, message, generatedId })
-    : Effect.mapEager(notBefore(target, now, options), (notBefore) => ({
-        kind,
-        notBefore,
-        message,
-        generatedId
-      }))
+  return Effect.mapEager(notBefore(target, now, options), (notBefore) => ({
+    kind,
+    notBefore,
+    message,
+    generatedId: given === undefined
+  }))
 }
 
 const receipt = ({ message }: Request): Receipt => ({ id: message.id, name: message.name })

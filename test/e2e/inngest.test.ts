@@ -351,7 +351,7 @@ describe.skipIf(Inngest.bin === undefined)("Inngest", { concurrent: true }, () =
             // told apart by their lengths, 1 to 70
             const texts = Array.from({ length: 70 }, (_, index) => ({ text: "a".repeat(index + 1) }))
             yield* Big.dispatchAll(texts.slice(0, 50))
-            yield* Big.dispatchAll(texts.slice(50), { delay: "10 seconds" })
+            yield* Big.dispatchAll(texts.slice(50), { delay: "20 seconds" })
           }),
           context
         )
@@ -366,7 +366,10 @@ describe.skipIf(Inngest.bin === undefined)("Inngest", { concurrent: true }, () =
         yield* Effect.sleep("2 seconds")
         yield* Effect.promise(server.start)
         yield* holds(() => assert.strictEqual(new Set(seen.map(([, length]) => length)).size, 70), 120_000)
+        yield* Effect.sleep("3 seconds")
         console.log(`${before} had run when the server was killed, ${seen.length} runs of 70 jobs in the end`)
+        // none of the delayed was in flight when the server was killed
+        assert.strictEqual(seen.filter(([, length]) => Number(length) > 50).length, 20)
       }),
     240_000
   )

@@ -451,9 +451,8 @@ const dispatchOneByOne = (
   })
 
 if (Redis.hasRedis) {
-  const server = Layer.unwrap(Effect.map(Redis.make, ({ port }) => Redis.client(port)))
   const dispatcher = Layer.provideMerge(QueueDispatcher.layer, QueueStore.layerRedis())
-  layer(Layer.provideMerge(dispatcher, server), { excludeTestServices: true, timeout: "60 seconds" })(
+  layer(Layer.provideMerge(dispatcher, Stores.redis), { excludeTestServices: true, timeout: "60 seconds" })(
     "QueueStore on Redis",
     (it) => {
       it.effect("of what is done, the ids that were given stay, and nothing else", () =>

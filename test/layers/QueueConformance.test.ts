@@ -1,12 +1,11 @@
-import { Effect, Layer } from "effect"
+import { Layer } from "effect"
 import { conformance } from "effect-jobs/conformance"
 import { QueueDispatcher, QueueStore, QueueWorker } from "effect-jobs/queue"
 import type { Job } from "effect-jobs"
 import type { PersistedQueueStore } from "effect/persistence/PersistedQueue"
 import { describe, it } from "vitest"
-import * as Postgres from "../support/Postgres.ts"
 import * as Redis from "../support/Redis.ts"
-import * as Sqlite from "../support/Sqlite.ts"
+import * as Stores from "../support/Stores.ts"
 
 const on = (name: string, store: Layer.Layer<PersistedQueueStore, unknown>) =>
   conformance({
@@ -17,20 +16,10 @@ const on = (name: string, store: Layer.Layer<PersistedQueueStore, unknown>) =>
   })
 
 on("QueueDispatcher in memory", QueueStore.layerMemory)
-on("QueueDispatcher on SQLite", Layer.provide(QueueStore.layerSql(), Sqlite.client(":memory:")))
-on(
-  "QueueDispatcher on Postgres",
-  Layer.unwrap(
-    Effect.map(Postgres.make(), ({ url }) => Layer.provide(QueueStore.layerSql(), Postgres.client(url)))
-  )
-)
+on("QueueDispatcher on SQLite", Layer.provide(QueueStore.layerSql(), Stores.sqlite))
+on("QueueDispatcher on Postgres", Layer.provide(QueueStore.layerSql(), Stores.postgres))
 if (Redis.hasRedis) {
-  on(
-    "QueueDispatcher on Redis",
-    Layer.unwrap(
-      Effect.map(Redis.make, ({ port }) => Layer.provide(QueueStore.layerRedis(), Redis.client(port)))
-    )
-  )
+  on("QueueDispatcher on Redis", Layer.provide(QueueStore.layerRedis(), Stores.redis))
 } else {
   describe("QueueDispatcher on Redis", () => {
     it.skip("redis-server is not on PATH", () => {})

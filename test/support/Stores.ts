@@ -12,6 +12,9 @@ export const postgres = Layer.unwrap(Effect.map(Postgres.make(), ({ url }) => Po
 /** A SQLite in memory, and its SqlClient. */
 export const sqlite = Sqlite.client(":memory:")
 
+/** A Redis of its own, and its client; only where `Redis.hasRedis`. */
+export const redis = Layer.unwrap(Effect.map(Redis.make, ({ port }) => Redis.client(port)))
+
 /** Both kinds of SQL, by name. */
 export const sql = [
   ["Postgres", postgres],
@@ -23,14 +26,5 @@ export const all: ReadonlyArray<readonly [name: string, store: Layer.Layer<Persi
   ["memory", QueueStore.layerMemory],
   ["SQLite", Layer.provide(QueueStore.layerSql(), sqlite)],
   ["Postgres", Layer.provide(QueueStore.layerSql(), postgres)],
-  ...(Redis.hasRedis
-    ? [
-        [
-          "Redis",
-          Layer.unwrap(
-            Effect.map(Redis.make, ({ port }) => Layer.provide(QueueStore.layerRedis(), Redis.client(port)))
-          )
-        ] as const
-      ]
-    : [])
+  ...(Redis.hasRedis ? [["Redis", Layer.provide(QueueStore.layerRedis(), redis)] as const] : [])
 ]

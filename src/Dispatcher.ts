@@ -10,9 +10,10 @@ import * as Effect from "effect/Effect"
 import * as Metric from "effect/Metric"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
-import * as SchemaIssue from "effect/SchemaIssue"
+import type * as SchemaIssue from "effect/SchemaIssue"
 import type * as Tracer from "effect/Tracer"
-import * as TraceParent from "./TraceParent.ts"
+import { DispatchError, InvalidOption, InvalidPayload } from "./DispatchError.ts"
+import * as TraceParent from "./internal/TraceParent.ts"
 
 /**
  * What travels: plain JSON, the same on every engine.
@@ -52,7 +53,7 @@ export interface PayloadCodec<out RE = unknown, out RD = unknown> {
 }
 
 /** One message on its way to an engine. */
-export interface Request {
+export interface DispatchRequest {
   /**
    * A job's message has one run; an event's has one for each of its listeners. A `completion` is no new run: its
    * payload completes a deferred of the run that its name and id say (see `Steps`).
@@ -75,7 +76,9 @@ export interface Request {
 export class Dispatcher extends Context.Service<
   Dispatcher,
   {
-    readonly send: (requests: readonly [Request, ...Array<Request>]) => Effect.Effect<void, DispatchError>
+    readonly send: (
+      requests: readonly [DispatchRequest, ...Array<DispatchRequest>]
+    ) => Effect.Effect<void, DispatchError>
   }
 >()("effect-jobs/Dispatcher") {}
 
@@ -102,146 +105,6 @@ export interface DispatchAllOptions<in Payload> {
 
 /** The longest id that every engine takes: PersistedQueue's column on Postgres holds 255 characters. */
 export const maxIdLength = 255
-
-/** What is wrong with a value: where (`items[0].email`; empty for the value itself), and what was expected. */
-export interface Issue {
-  readonly path: string
-  readonly message: string
-}
-
-const formatIssues = SchemaIssue.makeFormatterStandardSchemaV1()
-
-/** A schema's issues as a flat list. The rejected values are not in it. */
-export const issuesOf = (root: SchemaIssue.Issue): ReadonlyArray<Issue> =>
-  formatIssues(root).issues.map((issue) => ({
-    path: (issue.path ?? []).reduce<string>((path, segment) => {
-      const key = typeof segment === "object" ? segment.key : segment
-      return typeof key === "number"
-        ? `${path}[${key}]`
-        : path === ""
-          ? String(key)
-          : `${path}.${String(key)}`
-    }, ""),
-    message: issue.message
-  }))
-
-/** The same in one line. */
-export const issuesSentence = (issues: ReadonlyArray<Issue>): string =>
-  issues.map(({ message, path }) => (path === "" ? message : `${message} at "${path}"`)).join("; ")
-
-/**
- * The payload doesn't fit the job's schema. `issues` has a path (`items[0].email`; empty for the payload
- * itself) and what was expected there; the rejected values are not in it.
- */
-export class InvalidPayload extends Schema.TaggedError<InvalidPayload>()("InvalidPayload", {
-  job: Schema.String,
-  /** Of a message that came in; a payload that was refused going out has none yet. */
-  id: Schema.optionalKey(Schema.String),
-  issues: Schema.Array(Schema.Struct({ path: Schema.String, message: Schema.String }))
-}) {
-  static fromIssue(job: string, root: SchemaIssue.Issue, id?: string): InvalidPayload {
-    const issues = issuesOf(root)
-    return new InvalidPayload(id === undefined ? { job, issues } : { job, id, issues })
-  }
-  /** Where the first problem is: `items[0].email`. */
-  get path(): string {
-    return this.issues[0]?.path ?? ""
-  }
-  override get message(): string {
-    return this.id === undefined
-      ? `The payload for "${this.job}" is invalid: ${issuesSentence(this.issues)}.`
-      : `The message "${this.id}" for "${this.job}" has an invalid payload: ${issuesSentence(this.issues)}.`
-  }
-}
-
-/** An option of the dispatch can't be: an id that is empty or too long, a delay that is negative or infinite. */
-export class InvalidOption extends Schema.TaggedError<InvalidOption>()("InvalidOption", {
-  job: Schema.String,
-  option: Schema.Literals(["id", "delay", "at"]),
-  issue: Schema.String
-}) {
-  override get message(): string {
-    return `"${this.job}" can't be dispatched with this ${this.option}: ${this.issue}.`
-  }
-}
-
-/** The dispatcher has a list of jobs, and this one isn't in it. */
-export class UnknownJob extends Schema.TaggedError<UnknownJob>()("UnknownJob", {
-  job: Schema.String,
-  dispatcher: Schema.String
-}) {
-  override get message(): string {
-    return `"${this.job}" is not in the list of jobs given to ${this.dispatcher}: add it there, with its handler.`
-  }
-}
-
-/** The engine couldn't be reached or couldn't answer: worth trying again. */
-export class Unavailable extends Schema.TaggedError<Unavailable>()("Unavailable", {
-  job: Schema.String,
-  engine: Schema.String,
-  detail: Schema.String,
-  cause: Schema.optionalKey(Schema.Defect())
-}) {
-  override get message(): string {
-    return `"${this.job}" couldn't be dispatched now, ${this.engine} is unavailable: ${this.detail}.`
-  }
-}
-
-/** The engine refused the message, and would again: a wrong key, a malformed request. */
-export class Rejected extends Schema.TaggedError<Rejected>()("Rejected", {
-  job: Schema.String,
-  engine: Schema.String,
-  /** The HTTP status, where there is one. */
-  status: Schema.optionalKey(Schema.Int),
-  detail: Schema.String
-}) {
-  override get message(): string {
-    const status = this.status === undefined ? "" : ` with status ${this.status}`
-    return `"${this.job}" was rejected by ${this.engine}${status}: ${this.detail}.`
-  }
-}
-
-/** The message is larger than the engine takes. Sizes are in bytes. Put large data elsewhere, and send its key. */
-export class PayloadTooLarge extends Schema.TaggedError<PayloadTooLarge>()("PayloadTooLarge", {
-  job: Schema.String,
-  engine: Schema.String,
-  size: Schema.Int,
-  limit: Schema.Int
-}) {
-  override get message(): string {
-    return `The message for "${this.job}" has ${this.size} bytes, more than the ${this.limit} that ${this.engine} takes.`
-  }
-}
-
-/** Why a dispatch failed. */
-export const DispatchReason = Schema.Union([
-  InvalidPayload,
-  InvalidOption,
-  UnknownJob,
-  Unavailable,
-  Rejected,
-  PayloadTooLarge
-])
-export type DispatchReason = typeof DispatchReason.Type
-
-/**
- * A dispatch that didn't happen: nothing was sent. `reason` says why, and can be caught alone with
- * `Effect.catchReason("DispatchError", "InvalidPayload", …)`.
- */
-export class DispatchError extends Schema.TaggedError<DispatchError>()("DispatchError", {
-  reason: DispatchReason
-}) {
-  static of(reason: DispatchReason): DispatchError {
-    return new DispatchError({ reason })
-  }
-  override get message(): string {
-    return this.reason.message
-  }
-  /** Whether the same dispatch may work later. */
-  get isRetryable(): boolean {
-    return this.reason._tag === "Unavailable"
-  }
-}
 
 /** What doesn't change from one dispatch of a contract to the next. */
 interface Producer {
@@ -330,7 +193,7 @@ const encodeOne = <R>(
   self: Dispatching<R>,
   input: unknown,
   index: number
-): Effect.Effect<Request, DispatchError, R> => {
+): Effect.Effect<DispatchRequest, DispatchError, R> => {
   const { codec, name } = self.target
   return Effect.mapErrorEager(
     Effect.flatMapEager(codec.make(input), (payload) =>
@@ -346,7 +209,7 @@ const requestOf = (
   payload: unknown,
   encoded: Schema.Json,
   index: number
-): Effect.Effect<Request, DispatchError> => {
+): Effect.Effect<DispatchRequest, DispatchError> => {
   const { now, options, span, target } = self
   const given = options.id ?? target.idempotencyKey
   // sound: it has just been checked that this is the contract's payload
@@ -368,7 +231,7 @@ const requestOf = (
   }))
 }
 
-const receipt = ({ message }: Request): Receipt => ({ id: message.id, name: message.name })
+const receipt = ({ message }: DispatchRequest): Receipt => ({ id: message.id, name: message.name })
 
 /** Under one producer span (with OpenTelemetry's messaging attributes) that the runs continue. */
 const dispatching = <A, R>(
@@ -403,7 +266,7 @@ export const dispatchAll = <R>(
     ? Effect.succeed([])
     : dispatching(target, options, (self, dispatcher, accepted) =>
         Effect.gen(function* () {
-          const requests: Array<Request> = []
+          const requests: Array<DispatchRequest> = []
           for (let index = 0; index < payloads.length; index++) {
             requests.push(yield* encodeOne(self, payloads[index], index))
           }

@@ -9,10 +9,10 @@ import {
   type Dispatchable,
   type DispatchAllOptions,
   type Dispatcher,
-  type DispatchError,
   type DispatchOptions,
   type Receipt
 } from "./Dispatcher.ts"
+import { type DispatchError } from "./DispatchError.ts"
 import {
   type AnyStructSchema,
   checkedName,

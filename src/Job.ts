@@ -27,15 +27,13 @@ import {
   type DispatchAllOptions,
   type Dispatchable,
   Dispatcher,
-  DispatchError,
   type DispatchOptions,
-  InvalidPayload,
   type PayloadCodec,
-  type Receipt,
-  Unavailable
+  type Receipt
 } from "./Dispatcher.ts"
+import { DispatchError, InvalidPayload, Unavailable } from "./DispatchError.ts"
 import * as RetryPolicy from "./RetryPolicy.ts"
-import { checkedDelay } from "./RetryPolicy.ts"
+import { checkedDuration } from "./internal/checks.ts"
 import * as Steps from "./Steps.ts"
 
 const TypeId: unique symbol = Symbol.for("effect-jobs/Job")
@@ -456,7 +454,7 @@ export const makeContract = (
   const timeout =
     options.timeout === undefined
       ? undefined
-      : checkedDelay(options.timeout, `The timeout of the ${kind} "${jobName}"`)
+      : checkedDuration(options.timeout, `The timeout of the ${kind} "${jobName}"`)
   if (timeout !== undefined && Duration.isZero(timeout)) {
     throw new DefinitionError({
       message: `The timeout of the ${kind} "${jobName}" must be longer than nothing.`

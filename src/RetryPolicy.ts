@@ -13,6 +13,7 @@ import * as Predicate from "effect/Predicate"
 import * as Random from "effect/Random"
 import * as Schedule from "effect/Schedule"
 import { DefinitionError } from "./DefinitionError.ts"
+import { checkedDuration, durationOf } from "./internal/checks.ts"
 
 const TypeId: unique symbol = Symbol.for("effect-jobs/RetryPolicy")
 
@@ -99,19 +100,6 @@ const build = <E>(options: Options<E>, backoff: Backoff | undefined): RetryPolic
   }
 }
 
-/** The Duration, or a refusal in one sentence: no delay of a policy may be negative or infinite. */
-export const checkedDelay = (input: Duration.Input, what: string): Duration.Duration => {
-  const delay = Option.getOrUndefined(Duration.fromInput(input))
-  if (delay === undefined || !Duration.isFinite(delay) || Duration.isNegative(delay)) {
-    throw new DefinitionError({
-      message: `${what} must be a finite duration that isn't negative, not ${
-        delay === undefined ? JSON.stringify(input) : Duration.format(delay)
-      }.`
-    })
-  }
-  return delay
-}
-
 /** The policy for an {@link Input}: `{ attempts: 3 }` becomes one without a stated backoff. */
 export const make = <E = unknown>(input: Input<E>): RetryPolicy<E> =>
   TypeId in input ? input : build(input, undefined)
@@ -123,7 +111,7 @@ export const none: RetryPolicy = build({ attempts: 1 }, undefined)
 export const fixed = <E = unknown>(
   options: Options<E> & { readonly delay: Duration.Input }
 ): RetryPolicy<E> =>
-  build(options, { _tag: "Fixed", delay: checkedDelay(options.delay, "A retry policy's delay") })
+  build(options, { _tag: "Fixed", delay: checkedDuration(options.delay, "A retry policy's delay") })
 
 /**
  * Pauses that grow: `initialDelay` after the first failed attempt, `factor` (default 2, at least 1) times as
@@ -144,9 +132,9 @@ export const exponential = <E = unknown>(
   }
   return build(options, {
     _tag: "Exponential",
-    initialDelay: checkedDelay(options.initialDelay, "A retry policy's initialDelay"),
+    initialDelay: checkedDuration(options.initialDelay, "A retry policy's initialDelay"),
     factor,
-    maxDelay: checkedDelay(options.maxDelay ?? Duration.days(1), "A retry policy's maxDelay")
+    maxDelay: checkedDuration(options.maxDelay ?? Duration.days(1), "A retry policy's maxDelay")
   })
 }
 
@@ -175,7 +163,7 @@ export const fromSchedule = <Output, E = unknown>(
           Effect.catchIf(Cause.isDone, () => Effect.succeed(Option.none()))
         )
         if (Option.isNone(next)) return { delays, ended: true }
-        const delay = checkedDelay(next.value[1], "A delay of a retry policy's schedule")
+        const delay = checkedDuration(next.value[1], "A delay of a retry policy's schedule")
         delays.push(delay)
         now += Duration.toMillis(delay)
       }
@@ -237,8 +225,8 @@ export const next = <E>(
       return Effect.succeed<Next>({ _tag: "Stop", reason: "AttemptsExhausted" })
     }
     const named = Option.isSome(error) ? policy.retryAfter?.(error.value) : undefined
-    const own = named === undefined ? undefined : Option.getOrUndefined(Duration.fromInput(named))
-    if (own !== undefined && Duration.isFinite(own) && !Duration.isNegative(own)) {
+    const own = named === undefined ? undefined : durationOf(named)
+    if (own !== undefined) {
       return Effect.succeed<Next>({ _tag: "Retry", delay: own, stated: true })
     }
     const delay = delayAfter(policy, attempt)

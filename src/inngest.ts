@@ -1,4 +1,4 @@
-export { InngestClient, type InngestClientOptions } from "./layers/InngestClient.ts"
-export * as InngestDispatcher from "./layers/InngestDispatcher.ts"
-export * as InngestWorker from "./layers/InngestWorker.ts"
-export * as InngestWorkflowEngine from "./layers/InngestWorkflowEngine.ts"
+export { InngestClient, type InngestClientOptions } from "./layers/inngest/InngestClient.ts"
+export * as InngestDispatcher from "./layers/inngest/InngestDispatcher.ts"
+export * as InngestWorker from "./layers/inngest/InngestWorker.ts"
+export * as InngestWorkflowEngine from "./layers/inngest/InngestWorkflowEngine.ts"

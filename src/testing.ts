@@ -1,1 +1,1 @@
-export * as TestDispatcher from "./layers/TestDispatcher.ts"
+export * as TestDispatcher from "./layers/inprocess/TestDispatcher.ts"

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Attempt, InlineDispatcher, Job, RetryPolicy } from "effect-jobs"
+import { Attempt, Outcome, InlineDispatcher, Job, RetryPolicy } from "effect-jobs"
 import { Cause, Context, Effect, Layer, Logger, Metric, References, Schema, Tracer } from "effect"
 import { TestClock } from "effect/testing"
 
@@ -193,7 +193,7 @@ describe("a run", () => {
       const wrong = yield* run(message("attempt.work", { failures: "none" }), options)
       assert(wrong._tag === "Failed")
       assert.strictEqual(
-        Attempt.JobFailed.of(message("attempt.work", {}), 1, wrong).message,
+        Outcome.JobFailed.of(message("attempt.work", {}), 1, wrong).message,
         `The message "1" for "attempt.work" has an invalid payload: Missing key at "password"; Expected number at "failures".`
       )
       assert.deepInclude(yield* run(message("attempt.work", null), options), { reason: "InvalidPayload" })

@@ -4,6 +4,7 @@ import { Cause, Duration, Effect, Exit, Fiber, Layer, Schedule, Schema } from "e
 import { TestClock } from "effect/testing"
 import {
   Attempt,
+  Outcome,
   CronJob,
   type DispatchError,
   Dispatcher,
@@ -124,9 +125,9 @@ describe("messages", () => {
           Effect.scoped(Layer.build(Layer.provide(InlineDispatcher.layer([Mail, Mail]), MailLive)))
         ),
         yield* inline({ concurrency: 0 }),
-        yield* inline({ drainTimeout: "-1 seconds" }),
-        yield* inline({ rememberIds: { capacity: 1.5 } }),
-        yield* inline({ rememberIds: { timeToLive: "-1 seconds" } }),
+        yield* inline({ shutdownTimeout: "-1 seconds" }),
+        yield* inline({ deduplication: { capacity: 1.5 } }),
+        yield* inline({ deduplication: { timeToLive: "-1 seconds" } }),
         yield* death(
           Effect.scoped(
             Layer.build(
@@ -150,9 +151,9 @@ describe("messages", () => {
         [
           "Two jobs in the list have the name "mail.welcome": give each a name of its own.",
           "The concurrency of InlineDispatcher.layer must be an integer of at least 1, not 0.",
-          "The drainTimeout of InlineDispatcher.layer must be a finite duration that isn't negative, not -1s.",
-          "The rememberIds.capacity of InlineDispatcher.layer must be an integer of at least 1, not 1.5.",
-          "The rememberIds.timeToLive of InlineDispatcher.layer must be a finite duration that isn't negative, not -1s.",
+          "The shutdownTimeout of InlineDispatcher.layer must be a finite duration that isn't negative, not -1s.",
+          "The deduplication.capacity of InlineDispatcher.layer must be an integer of at least 1, not 1.5.",
+          "The deduplication.timeToLive of InlineDispatcher.layer must be a finite duration that isn't negative, not -1s.",
           "The concurrency of QueueWorker.layer must be an integer of at least 1, not 0.5.",
           ""mail.many" can't have 30 attempts on Inngest: it has at most 21 (20 retries).",
           ""mail.slow" can't wait for 500d after attempt 1 on Inngest: a retry comes after 1d at most.",
@@ -224,7 +225,7 @@ describe("messages", () => {
         const message = { id: "an-id", name, payload, dispatchedAt: 0 }
         return Effect.map(runner.run(message, { attempt, dispatcher }), (outcome) =>
           outcome._tag === "Failed"
-            ? Attempt.JobFailed.of(message, attempt, outcome).message
+            ? Outcome.JobFailed.of(message, attempt, outcome).message
             : outcome._tag === "Retry"
               ? (Cause.prettyErrors(outcome.cause)[0]?.message ?? "")
               : "it succeeded"
@@ -240,8 +241,8 @@ describe("messages", () => {
         yield* run({}, 1, Picky.jobName),
         yield* run({}, 1, "mail.unknown"),
         yield* Fiber.join(slow),
-        new Attempt.WorkerLost({ job: "mail.welcome", id: "an-id", attempt: 3, detail: "EOF" }).message,
-        new Attempt.WorkerLost({ job: "mail.welcome", id: "an-id", attempt: 3 }).message
+        new Outcome.WorkerLost({ job: "mail.welcome", id: "an-id", attempt: 3, detail: "EOF" }).message,
+        new Outcome.WorkerLost({ job: "mail.welcome", id: "an-id", attempt: 3 }).message
       ]).toMatchInlineSnapshot(`
         [
           "The message "an-id" for "mail.welcome" has an invalid payload: Expected string at "to.email"; Expected number at "tags[0]".",

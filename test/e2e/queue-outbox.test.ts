@@ -1,7 +1,7 @@
 // The outbox under fire, on Postgres: exactly what was committed is delivered.
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Layer } from "effect"
-import { Dispatcher, DispatchError, type Request, Unavailable } from "effect-jobs"
+import { Dispatcher, DispatchError, type DispatchRequest, Unavailable } from "effect-jobs"
 import { OutboxDispatcher, OutboxRelay, OutboxStore, QueueWorker } from "effect-jobs/queue"
 import { SqlClient } from "effect/sql"
 import { handlers, Once, transaction, Work } from "../support/child.ts"
@@ -143,7 +143,7 @@ describe("the outbox on Postgres", () => {
         const { provided } = yield* onPostgres()
         let down = true
         let refused = 0
-        const sent: Array<Request> = []
+        const sent: Array<DispatchRequest> = []
         const target = Layer.succeed(Dispatcher, {
           send: (requests) =>
             Effect.suspend(() => {

@@ -1,0 +1,201 @@
+/**
+ * Hands what transactions have committed to the outbox to the Dispatcher below it: Inngest, a queue, any other.
+ */
+import * as Cause from "effect/Cause"
+import * as Deferred from "effect/Deferred"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Latch from "effect/Latch"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Queue from "effect/Queue"
+import * as Schema from "effect/Schema"
+import * as SchemaParser from "effect/SchemaParser"
+import type { SqlClient } from "effect/sql/SqlClient"
+import type { SqlError } from "effect/sql/SqlError"
+import { Dispatcher, type DispatchRequest } from "../../Dispatcher.ts"
+import { type DispatchError, DispatchReason } from "../../DispatchError.ts"
+import { checkedCount, checkedDuration } from "../../internal/checks.ts"
+import { layerDefault, OutboxStore } from "./OutboxStore.ts"
+import * as Element from "../queue/Element.ts"
+import type { QueueStoreError } from "../queue/QueueStore.ts"
+import * as Takers from "../queue/Takers.ts"
+
+export interface Options {
+  /** How many messages are handed over in one `send` at most. Default 50. */
+  readonly batchSize?: number | undefined
+  /** The longest pause while the target is unavailable. It starts at 250 ms and doubles. Default 30 seconds. */
+  readonly maxBackoff?: Duration.Input | undefined
+  /** How long the scope's close waits for a send under way. Default 30 seconds. */
+  readonly shutdownTimeout?: Duration.Input | undefined
+}
+
+/** One message on its way, and who waits for what becomes of it. */
+interface Waiting {
+  readonly request: DispatchRequest
+  readonly settled: Deferred.Deferred<Element.Settlement>
+}
+
+const firstBackoff = Duration.millis(250)
+
+/**
+ * The relay on an `OutboxStore` of one's own options; {@link layer} has the default one.
+ */
+export const layerOnStore = (options: Options = {}): Layer.Layer<never, never, OutboxStore | Dispatcher> =>
+  Layer.effectDiscard(
+    Effect.gen(function* () {
+      const batchSize = checkedCount(options.batchSize ?? 50, "The batchSize of OutboxRelay.layer")
+      const maxBackoff = checkedDuration(
+        options.maxBackoff ?? "30 seconds",
+        "The maxBackoff of OutboxRelay.layer"
+      )
+      const shutdownTimeout = checkedDuration(
+        options.shutdownTimeout ?? "30 seconds",
+        "The shutdownTimeout of OutboxRelay.layer"
+      )
+      const store = yield* OutboxStore
+      const target = yield* Dispatcher
+      const waiting = yield* Queue.unbounded<Waiting>()
+      const closing = yield* Deferred.make<void>()
+      let backoff = Duration.zero
+
+      // The next batch is claimed when this one is settled, so that it is one claim and not many of one message.
+      const gate = Latch.makeUnsafe(true)
+      let unsettled = 0
+
+      const settle = (batch: ReadonlyArray<Waiting>, settlement: Element.Settlement) =>
+        Effect.forEach(batch, ({ settled }) => Deferred.succeed(settled, settlement), { discard: true })
+
+      const send = (batch: readonly [Waiting, ...Array<Waiting>]): Effect.Effect<void> => {
+        const [first, ...rest] = batch
+        return Effect.matchCauseEffect(target.send([first.request, ...rest.map(({ request }) => request)]), {
+          onSuccess: () => {
+            backoff = Duration.zero
+            return settle(batch, Element.complete)
+          },
+          onFailure: (cause) => {
+            const failure = refusalOf(cause)
+            if (failure === undefined) return unavailable(batch, cause)
+            return rest.length === 0
+              ? refuse(first, failure)
+              : // one of them is refused: alone, each finds out whether it is the one
+                Effect.forEach(batch, (one) => send([one]), { discard: true })
+          }
+        })
+      }
+
+      const unavailable = (batch: readonly [Waiting, ...Array<Waiting>], cause: Cause.Cause<DispatchError>) =>
+        Effect.gen(function* () {
+          backoff = Duration.min(Duration.max(Duration.times(backoff, 2), firstBackoff), maxBackoff)
+          yield* Effect.logWarning(
+            `OutboxRelay.layer couldn't hand over ${batch.length} messages; it tries again in ${Duration.format(backoff)}.`,
+            cause
+          )
+          yield* settle(batch, {
+            _tag: "Retry",
+            delay: backoff,
+            note: { reason: "Unavailable", message: Cause.prettyErrors(cause)[0]?.message ?? "unavailable" }
+          })
+        })
+
+      const refuse = ({ request: { message }, settled }: Waiting, error: DispatchError) =>
+        Effect.gen(function* () {
+          yield* Effect.logError(
+            `OutboxRelay.layer gave up "${message.name}" (id ${message.id}), it is among the dead letters: ${error.message}`
+          )
+          yield* Deferred.succeed(settled, {
+            _tag: "Dead",
+            note: { reason: error.reason._tag, message: error.message, failure: yield* encodeReason(error) }
+          })
+        })
+
+      /** Nothing more is taken while the target is away; the close of the scope ends the pause. */
+      const pause = Effect.suspend(() =>
+        Duration.isZero(backoff)
+          ? Effect.void
+          : Effect.raceFirst(Effect.sleep(backoff), Deferred.await(closing))
+      )
+      /** What was claimed with the first one has come when, after a turn of the others, no more has. */
+      const gathered: Effect.Effect<void> = Effect.suspend(() => {
+        const before = Queue.sizeUnsafe(waiting)
+        return Effect.andThen(
+          Effect.yieldNow,
+          Effect.suspend(() =>
+            Queue.sizeUnsafe(waiting) === before || before >= batchSize ? Effect.void : gathered
+          )
+        )
+      })
+      const relay = Effect.gen(function* () {
+        while (true) {
+          const first = yield* Queue.take(waiting)
+          gate.closeUnsafe()
+          yield* gathered
+          const more = Math.min(Queue.sizeUnsafe(waiting), batchSize - 1)
+          const rest = more === 0 ? [] : yield* Queue.takeN(waiting, more)
+          const batch = [first, ...rest] as const
+          const closed = yield* Deferred.isDone(closing)
+          if (closed && !Duration.isZero(backoff)) {
+            yield* settle(batch, Element.giveBack)
+            continue
+          }
+          yield* send(batch)
+          yield* pause
+        }
+      })
+      // before the takers, so that it outlives them: their close waits for what it settles
+      yield* Effect.forkScoped(relay)
+      yield* Takers.run({
+        name: "OutboxRelay.layer",
+        store,
+        concurrency: batchSize,
+        shutdownTimeout,
+        onClose: Effect.asVoid(Deferred.succeed(closing, undefined)),
+        sources: [
+          {
+            queue: Element.outboxQueue,
+            gate: gate.await,
+            onSettled: () => {
+              unsettled--
+              if (unsettled === 0) gate.openUnsafe()
+            },
+            handle: (item) => {
+              unsettled++
+              const request = Element.decodeRequest(item.element)
+              if (request === undefined) return undecodable(item)
+              const settled = Deferred.makeUnsafe<Element.Settlement>()
+              return Effect.andThen(Queue.offer(waiting, { request, settled }), Deferred.await(settled))
+            }
+          }
+        ]
+      })
+    })
+  )
+
+/**
+ * Takes committed messages from the outbox and sends them to the `Dispatcher` of its surroundings, each under
+ * its id and with its time, trace and `notBefore`: relayed twice, it makes no second run while the target
+ * remembers ids. At least once; any number of relays may run.
+ *
+ * While the target is `Unavailable` it tries again, without end, with a growing pause. What the target refuses
+ * for good goes to the dead letters with the reason. In the process that commits, a message is on its way within
+ * milliseconds; in another one, after the store's poll interval.
+ */
+export const layer = (
+  options?: Options
+): Layer.Layer<never, SqlError | QueueStoreError, Dispatcher | SqlClient> =>
+  Layer.provide(layerOnStore(options), layerDefault)
+
+/** The error of a message that the target would refuse again; not of one that may work later. */
+const refusalOf = (cause: Cause.Cause<DispatchError>): DispatchError | undefined => {
+  const error = Option.getOrUndefined(Cause.findErrorOption(cause))
+  return error === undefined || error.isRetryable ? undefined : error
+}
+
+const encodeReason = (error: DispatchError): Effect.Effect<Schema.Json> =>
+  Effect.orElseSucceed(encodeReasonJson(error.reason), () => null)
+const encodeReasonJson = SchemaParser.encodeUnknownEffect(Schema.toCodecJson(DispatchReason))
+
+const undecodable = (item: Element.Item): Effect.Effect<Element.Settlement> => {
+  const message = `The element "${item.id}" of the outbox is not a message.`
+  return Effect.as(Effect.logError(message), { _tag: "Dead", note: { reason: "InvalidPayload", message } })
+}

@@ -1,0 +1,194 @@
+/**
+ * One element of a PersistedQueue, from its claim to its settlement: the only place that knows how to make the
+ * store do what an Outcome says. Of PersistedQueue it uses the public `PersistedQueueStore` alone.
+ */
+import * as Cause from "effect/Cause"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import type { PersistedQueueError, PersistedQueueStore } from "effect/persistence/PersistedQueue"
+import type * as Schema from "effect/Schema"
+import * as Scope from "effect/Scope"
+import type { JobMessage, DispatchRequest } from "../../Dispatcher.ts"
+
+/** An element as the store gives it; `attempts` is from 1 and counts this claim. */
+export interface Item {
+  readonly id: string
+  readonly attempts: number
+  readonly element: unknown
+}
+
+/** What becomes of a claimed element. */
+export type Settlement =
+  | { readonly _tag: "Complete" }
+  /** It comes again after `delay` or more. */
+  | { readonly _tag: "Retry"; readonly delay: Duration.Duration; readonly note: Note }
+  /** It never comes again, and stays in the store as failed. */
+  | { readonly _tag: "Dead"; readonly note: Note }
+  /** As if it had not been claimed. */
+  | { readonly _tag: "GiveBack" }
+
+export const complete: Settlement = { _tag: "Complete" }
+export const giveBack: Settlement = { _tag: "GiveBack" }
+
+/** Why an element wasn't completed, as the store keeps it: a reason, and JSON that says more. */
+export interface Note {
+  readonly reason: string
+  readonly message: string
+  readonly failure?: Schema.Json | undefined
+}
+
+/** Above every policy's attempts: the Outcome decides, not the store. The largest that a SQL integer holds. */
+const unlimited = 2_147_483_647
+
+/** Far enough off to be never, near enough for every database's dates. */
+const never = Duration.days(3650)
+
+/**
+ * What the store writes down as the failure: `Cause.pretty` of it is `<reason>: <json>`, in one line, which
+ * `parseNote` reads.
+ */
+class Unsettled {
+  readonly name: string
+  readonly message: string
+  constructor(note: Note) {
+    this.name = note.reason
+    this.message = JSON.stringify({ message: note.message, failure: note.failure ?? null })
+  }
+}
+
+/** The note in a store's record of a failure; `undefined` for what the store itself has written. */
+export const parseNote = (record: string | null | undefined): Note | undefined => {
+  const match = /^(\w+): (\{.*\})$/m.exec(record ?? "")
+  const [, reason, json] = match ?? []
+  if (reason === undefined || json === undefined) return undefined
+  try {
+    const { failure, message }: { readonly failure: Schema.Json; readonly message: string } = JSON.parse(json)
+    return { reason, message, failure }
+  } catch {
+    return undefined
+  }
+}
+
+/**
+ * Claims one element of the queue, waiting for it, and settles it as `handle` says. Interruption gives it back. It is
+ * one fiber's, which may run it again and again.
+ *
+ * PersistedQueue takes its limit of attempts and its delays from options a take, and asks for them when the take
+ * ends. So each taker has options of its own, which by then say what the Outcome was: this is how one element's
+ * delay can be its own, and how one can fail before its last attempt. A store that had copied the limit sooner
+ * would ask for a delay instead, and gets one of ten years.
+ */
+export const taker = <R>(
+  store: PersistedQueueStore["Service"],
+  queue: string,
+  handle: (item: Item) => Effect.Effect<Settlement, never, R>
+): Effect.Effect<void, PersistedQueueError, R> => {
+  let maxAttempts = unlimited
+  let delay = Duration.zero
+  const options = {
+    name: queue,
+    get maxAttempts() {
+      return maxAttempts
+    },
+    retryDelay: () => Effect.succeed(delay)
+  }
+  const settle = (settlement: Settlement): Effect.Effect<void, Unsettled> => {
+    switch (settlement._tag) {
+      case "Complete":
+        return Effect.void
+      case "Retry":
+        delay = settlement.delay
+        return Effect.fail(new Unsettled(settlement.note))
+      case "Dead":
+        maxAttempts = 0
+        delay = never
+        return Effect.fail(new Unsettled(settlement.note))
+      case "GiveBack":
+        return interrupted
+    }
+  }
+  const settled = (item: Item) => (item.element === wake ? Effect.void : Effect.flatMap(handle(item), settle))
+  return Effect.scopedWith((scope) => {
+    maxAttempts = unlimited
+    delay = Duration.zero
+    return Effect.flatMap(Scope.provide(store.take(options), scope), settled)
+  }).pipe(
+    Effect.catchCause((cause): Effect.Effect<void, PersistedQueueError> => {
+      if (Cause.hasInterruptsOnly(cause)) return Effect.void
+      const error = Cause.findErrorOption(cause)
+      if (error._tag === "Some" && error.value instanceof Unsettled) return Effect.void
+      // sound: the other typed error of the effect is the store's
+      return Effect.failCause(cause as Cause.Cause<PersistedQueueError>)
+    })
+  )
+}
+
+const interrupted = Effect.failCause(Cause.interrupt())
+
+/** Adds a message to a queue, unless one of its id is there or, where the store remembers it, has been. */
+export const offer = (
+  store: PersistedQueueStore["Service"],
+  options: {
+    readonly queue: string
+    readonly id: string
+    readonly element: unknown
+    /** Default: at once. */
+    readonly delayMillis?: number | undefined
+    /** See `DispatchRequest`: Redis' store keeps no record of the id then. */
+    readonly generatedId?: boolean | undefined
+  }
+): Effect.Effect<void, PersistedQueueError> => {
+  const { delayMillis = 0, generatedId = false } = options
+  return store.offer({
+    name: options.queue,
+    id: elementId(options.id),
+    element: options.element,
+    isCustomId: !generatedId,
+    delay: delayMillis > 0 ? Duration.millis(delayMillis) : undefined
+  })
+}
+
+/** What no database's text column takes: NUL, and halves of surrogate pairs. Redis' store replaces the same way. */
+export const elementId = (id: string): string =>
+  id.isWellFormed() && !id.includes("\0") ? id : id.toWellFormed().replaceAll("\0", "\uFFFD")
+
+/** The id and the content of the element that only wakes workers, see `Wake`; no message is a string. */
+export const wake = "@effect-jobs/wake"
+
+/** The queue of a job's messages. */
+export const jobQueue = (job: string): string => job
+
+/** The queue of an event's messages. No job's name begins with "@". */
+export const eventQueue = (event: string): string => `@event/${event}`
+
+/** The outbox's queue. */
+export const outboxQueue = "@outbox"
+
+/** Checked by hand, for it is done for every message: what comes from a store is JSON already. */
+export const isJobMessage = (u: unknown): u is JobMessage => {
+  if (typeof u !== "object" || u === null) return false
+  const { dispatchedAt, id, name, payload, trace }: { readonly [K in keyof JobMessage]?: unknown } = u
+  return (
+    typeof id === "string" &&
+    typeof name === "string" &&
+    typeof dispatchedAt === "number" &&
+    payload !== undefined &&
+    (trace === undefined || typeof trace === "string")
+  )
+}
+
+/** A request as the outbox keeps it: without `generatedId`, for it may be relayed again. */
+export const encodeRequest = ({ kind, message, notBefore }: DispatchRequest): Schema.Json => ({
+  kind,
+  notBefore: notBefore ?? null,
+  message: { ...message }
+})
+
+/** `undefined` for what isn't one. */
+export const decodeRequest = (u: unknown): DispatchRequest | undefined => {
+  if (typeof u !== "object" || u === null) return undefined
+  const { kind, message, notBefore }: { readonly [K in keyof DispatchRequest]?: unknown } = u
+  if ((kind !== "job" && kind !== "event" && kind !== "completion") || !isJobMessage(message))
+    return undefined
+  return { kind, message, notBefore: typeof notBefore === "number" ? notBefore : undefined }
+}

@@ -1,0 +1,231 @@
+/**
+ * The stores of the durable queue: Effect's own `PersistedQueue` stores, with defaults that suit jobs and a check
+ * of what would lose or delay them. Beside each is Effect's `BackingPersistence` in the same place, for the
+ * durable steps of the jobs.
+ */
+import * as Data from "effect/Data"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as PersistedQueue from "effect/persistence/PersistedQueue"
+import * as Persistence from "effect/persistence/Persistence"
+import type { Redis } from "effect/persistence/Redis"
+import * as Schedule from "effect/Schedule"
+import type * as Scope from "effect/Scope"
+import { SqlClient } from "effect/sql/SqlClient"
+import type { SqlError } from "effect/sql/SqlError"
+import { DefinitionError } from "../../DefinitionError.ts"
+import { checkedDuration } from "../../internal/checks.ts"
+import * as Wake from "./Wake.ts"
+
+/** What all stores take. */
+export interface Options {
+  /**
+   * How long it takes at most until a worker sees what another process has queued, and what has become due.
+   * What its own process queues, it sees at once. Default 1 second; every queue of a worker asks this often.
+   */
+  readonly pollInterval?: Duration.Input | undefined
+  /**
+   * How long a message stays claimed when its worker is gone; then another worker runs it, which counts as a new
+   * attempt. Default 30 seconds. A living worker renews its claims every third of this time, so it must be
+   * longer than a worker's event loop may ever stand still.
+   */
+  readonly lockExpiration?: Duration.Input | undefined
+}
+
+/** What a store on SQL takes. */
+export interface SqlOptions extends Options {
+  /** Made, with its indexes, by PersistedQueue's own migration. Default `effect_queue`. */
+  readonly tableName?: string | undefined
+}
+
+/** What a store on Redis takes. */
+export interface RedisOptions extends Options {
+  /** Before every key. Default `effectq:`. */
+  readonly prefix?: string | undefined
+}
+
+/** The store can't be used as it is set up. The message says what to change. */
+export class QueueStoreError extends Data.TaggedError("QueueStoreError")<{
+  readonly reason: "SessionTimeZone" | "Migration"
+  readonly message: string
+  readonly cause?: unknown
+}> {}
+
+const timing = (options: Options) => {
+  const lockExpiration = checkedDuration(
+    options.lockExpiration ?? "30 seconds",
+    "The lockExpiration of a queue's store"
+  )
+  const pollInterval = checkedDuration(
+    options.pollInterval ?? "1 second",
+    "The pollInterval of a queue's store"
+  )
+  if (Duration.toMillis(lockExpiration) < 1_000) {
+    throw new DefinitionError({ message: "The lockExpiration of a queue's store must be at least 1 second." })
+  }
+  return { pollInterval, lockExpiration, lockRefreshInterval: Duration.times(lockExpiration, 1 / 3) }
+}
+
+const utc = new Set(["utc", "gmt", "uct", "zulu", "universal", "greenwich", "gmt0", "gmt+0", "gmt-0"])
+
+/**
+ * PersistedQueue's times are columns without a zone, written and compared with the session's NOW(): sessions in
+ * two zones would hide a message from each other for hours.
+ */
+const checkTimeZone = (sql: SqlClient): Effect.Effect<void, SqlError | QueueStoreError> =>
+  sql.onDialectOrElse({
+    pg: () =>
+      Effect.flatMap(sql<{ readonly zone: string }>`SELECT current_setting('TimeZone') AS zone`, ([row]) => {
+        const zone = row?.zone ?? ""
+        return utc.has(zone.toLowerCase().replace(/^etc\//, ""))
+          ? Effect.void
+          : Effect.fail(
+              new QueueStoreError({
+                reason: "SessionTimeZone",
+                message: `The queue's Postgres sessions have the time zone "${zone}", and workers with another one would see its messages hours late or early: set it to UTC, as in PgClient.layer({ startupParameters: { timezone: "UTC" } }).`
+              })
+            )
+      }),
+    orElse: () => Effect.void
+  })
+
+/** PersistedQueue's SQL store on the `SqlClient`, as `layerSql` provides it. */
+export const makeSql = (
+  options: SqlOptions = {}
+): Effect.Effect<
+  PersistedQueue.PersistedQueueStore["Service"],
+  SqlError | QueueStoreError,
+  SqlClient | Scope.Scope
+> =>
+  Effect.gen(function* () {
+    const sql = (yield* SqlClient).withoutTransforms()
+    yield* checkTimeZone(sql)
+    const store = yield* migrated(
+      options.tableName ?? "effect_queue",
+      PersistedQueue.makeStoreSql({ tableName: options.tableName, ...timing(options) })
+    )
+    return sql.onDialectOrElse({
+      pg: () => store,
+      mssql: () => store,
+      orElse: () => wholeSeconds(store)
+    })
+  })
+
+/**
+ * SQLite's and MySQL's clocks drop the fraction of the second, so that a retry would come up to a second too
+ * early. PersistedQueue makes up for it in a delayed offer, and this does so in a retry.
+ */
+const wholeSeconds = (
+  store: PersistedQueue.PersistedQueueStore["Service"]
+): PersistedQueue.PersistedQueueStore["Service"] => ({
+  ...store,
+  take: (options) =>
+    store.take({
+      name: options.name,
+      get maxAttempts() {
+        return options.maxAttempts
+      },
+      retryDelay: (attempts) =>
+        Effect.map(options.retryDelay(attempts), (delay) =>
+          Duration.isZero(delay) ? delay : Duration.sum(delay, Duration.seconds(1))
+        )
+    })
+})
+
+/** Processes that start together on a new database may meet in its migration, which then dies. */
+const migrated = <A, E, R>(
+  table: string,
+  make: Effect.Effect<A, E, R>
+): Effect.Effect<A, E | QueueStoreError, R> =>
+  make.pipe(
+    Effect.catchDefect((cause) =>
+      Effect.fail(
+        new QueueStoreError({
+          reason: "Migration",
+          message: `Effect couldn't make or upgrade the table "${table}".`,
+          cause
+        })
+      )
+    ),
+    Effect.retry({
+      while: (error) => error instanceof QueueStoreError,
+      times: 5,
+      schedule: Schedule.exponential("100 millis")
+    })
+  )
+
+/** Where durable steps are kept on SQL. */
+const steps: Layer.Layer<Persistence.BackingPersistence, SqlError | QueueStoreError, SqlClient> =
+  Layer.effectContext(migrated("effect_persistence", Layer.build(Persistence.layerBackingSql)))
+
+/**
+ * The store on the `SqlClient` of the environment: Postgres and SQLite are tested. Use the very client that the
+ * rest of the program uses: a dispatch inside a transaction of another client doesn't join it.
+ *
+ * On Postgres the session's time zone must be UTC; if it isn't, the Layer fails with a `QueueStoreError` that
+ * says so.
+ */
+export const layerSql = (
+  options?: SqlOptions
+): Layer.Layer<
+  PersistedQueue.PersistedQueueStore | Persistence.BackingPersistence,
+  SqlError | QueueStoreError,
+  SqlClient
+> => Layer.merge(Layer.effect(PersistedQueue.PersistedQueueStore, makeSql(options)), steps)
+
+/** What a store on Postgres with notifications takes. */
+export interface PostgresOptions extends SqlOptions {
+  /** Of the notifications; at most 63 characters. Default: the table's name. */
+  readonly channel?: string | undefined
+}
+
+/**
+ * As {@link layerSql}, on Postgres, with `LISTEN` and `NOTIFY`: what one process has committed, a worker in
+ * another one sees within milliseconds, and not at its next poll. Give it the client of `@effect/sql-pg`:
+ * `QueueStore.layerPostgres(PgClient.PgClient)`.
+ *
+ * It holds one connection of the pool. Polling goes on as before, and finds what a lost notification hasn't told.
+ * A queue is woken at most ten times a second; retries and delayed messages wait for the poll.
+ */
+export const layerPostgres = <E, R>(
+  client: Effect.Effect<Wake.Listening, E, R>,
+  options: PostgresOptions = {}
+): Layer.Layer<
+  PersistedQueue.PersistedQueueStore | Persistence.BackingPersistence,
+  E | SqlError | QueueStoreError,
+  R | SqlClient
+> =>
+  Layer.merge(
+    Layer.effect(
+      PersistedQueue.PersistedQueueStore,
+      Effect.gen(function* () {
+        const store = yield* makeSql(options)
+        return yield* Wake.make(store, {
+          sql: yield* SqlClient,
+          listening: yield* client,
+          channel: options.channel ?? options.tableName ?? "effect_queue"
+        })
+      })
+    ),
+    steps
+  )
+
+/**
+ * The store on the `Redis` of the environment, such as `NodeRedis.layer`. What is accepted is as durable as the
+ * server's persistence: use `appendonly yes`.
+ */
+export const layerRedis = (
+  options: RedisOptions = {}
+): Layer.Layer<PersistedQueue.PersistedQueueStore | Persistence.BackingPersistence, never, Redis> =>
+  Layer.merge(
+    Layer.effect(
+      PersistedQueue.PersistedQueueStore,
+      Effect.suspend(() => PersistedQueue.makeStoreRedis({ prefix: options.prefix, ...timing(options) }))
+    ),
+    Persistence.layerBackingRedis
+  )
+
+/** The store in this process's memory, for development and tests: nothing outlives the process. */
+export const layerMemory: Layer.Layer<PersistedQueue.PersistedQueueStore | Persistence.BackingPersistence> =
+  Layer.merge(PersistedQueue.layerStoreMemory, Persistence.layerBackingMemory)

@@ -1,48 +1,66 @@
 /**
- * One run of one job, and the only place where one is decided: decode, start, perform, classify, record.
+ * One attempt of one run, and the only place where one is decided: decode, start, perform, classify, record.
  *
- * Every engine hands its messages to a `Runner` and acts on the `Outcome`; none of them has a rule of its own.
+ * Every engine hands its messages to a {@link Runner} and acts on the `Outcome`; none of them has a rule of its own.
  */
 import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
-import * as DateTime from "effect/DateTime"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as Metric from "effect/Metric"
-import { CurrentLogAnnotations } from "effect/References"
-import * as Schema from "effect/Schema"
-import * as SchemaParser from "effect/SchemaParser"
+import * as Scope from "effect/Scope"
 import type * as SchemaIssue from "effect/SchemaIssue"
-import type * as Scope from "effect/Scope"
 import { ParentSpan, type Span } from "effect/Tracer"
 import type { WorkflowEngine } from "effect/workflow/WorkflowEngine"
-import { DefinitionError } from "./DefinitionError.ts"
-import { type Dispatcher, type JobMessage } from "./Dispatcher.ts"
-import { InvalidPayload, issuesOf, issuesSentence, UnknownJob } from "./DispatchError.ts"
-import * as Job from "./Job.ts"
+import { InvalidPayload, UnknownJob } from "./DispatchError.ts"
+import type { Dispatcher, JobMessage } from "./Dispatcher.ts"
+import { type Compiled, compileAll } from "./internal/compiled.ts"
+import { kindOfThrown, summary } from "./internal/describe.ts"
+import * as FailureJson from "./internal/failureJson.ts"
+import { called, isolated, report, reportCause } from "./internal/isolated.ts"
+import { limited } from "./internal/limited.ts"
+import { runContext } from "./internal/RunContext.ts"
+import { inMemory } from "./internal/RunRecords.ts"
+import type { RunSteps } from "./internal/RunState.ts"
+import * as TraceParent from "./internal/TraceParent.ts"
+import type * as Job from "./Job.ts"
 import {
+  type Failed,
   InvalidSuccess,
-  type JobFailed,
+  JobFailed,
   JobTimeout,
+  logJobFailed,
   type OnError,
   type Outcome,
+  type Retry,
+  RetryLogLevel,
   type Succeeded
 } from "./Outcome.ts"
 import * as RetryPolicy from "./RetryPolicy.ts"
-import * as Steps from "./Steps.ts"
-import * as TraceParent from "./internal/TraceParent.ts"
 
-/** What an engine knows about the attempt that it asks for. */
-export interface RunOptions {
+/** A worker, as its runner knows it: it never changes. */
+export interface WorkerOptions {
+  /** Its name in logs and errors, such as `QueueWorker.layer`. */
+  readonly name: string
+  /** Handlers dispatch with it. */
+  readonly dispatcher: Dispatcher["Service"]
+  /** The `WorkflowEngine` of handlers. Default: one that has steps, and no workflows. */
+  readonly engine?: WorkflowEngine["Service"] | undefined
+  /** Default: logs at error level, without the payload. */
+  readonly onError?: OnError | undefined
+  /** Whether the engine has a backoff of its own where a policy states none. Default `false`. */
+  readonly hasOwnBackoff?: boolean | undefined
+  /** The clock of handlers, limits and logs. Default: that of the surroundings. */
+  readonly clock?: Clock.Clock | undefined
+}
+
+/** One attempt, as an engine asks for it. */
+export interface AttemptOptions {
   /** From 1. */
   readonly attempt: number
-  /** What the handler dispatches with. */
-  readonly dispatcher: Dispatcher["Service"]
   /** Where the run keeps its durable steps. Default: in memory, for this attempt alone. */
-  readonly steps?: (() => Steps.RunSteps) | undefined
-  /** What the handler sees as its `WorkflowEngine`. Default: one that has steps, and no workflows. */
-  readonly engine?: WorkflowEngine["Service"] | undefined
+  readonly steps?: RunSteps | undefined
 }
 
 /** Runs messages of a list of jobs. */
@@ -53,415 +71,334 @@ export interface Runner {
   /** The listeners of the event of this name; an event without any is no error. */
   readonly listeners: (event: string) => ReadonlyArray<Job.Any>
   /**
-   * One attempt. It never fails; it is interrupted where its fiber is, and then counts as no attempt. A handler
-   * that interrupts itself has failed.
+   * One attempt. It never fails; it is interrupted where its fiber is, and then counts as no attempt. A handler that
+   * interrupts itself has failed.
    */
-  readonly run: (message: JobMessage, options: RunOptions) => Effect.Effect<Outcome>
+  readonly attempt: (message: JobMessage, options: AttemptOptions) => Effect.Effect<Outcome>
   /**
-   * What follows `Failed`: the job's `onFailure`, once. Never fails, a failure of `onFailure` is logged. Nothing
-   * for a message that doesn't decode.
+   * All that follows `Failed`: the job's `onFailure`, then the worker's `onError`. It never fails, and whatever these
+   * do changes nothing. Nothing but `onError` for a message that doesn't decode, and where `skipOnFailure` is set, for
+   * engines whose workers have died in an `onFailure` again and again.
    */
-  readonly giveUp: (
+  readonly failed: (
     message: JobMessage,
-    options: RunOptions & { readonly cause: Cause.Cause<unknown> }
-  ) => Effect.Effect<void>
-  /** A failure as the job's error schema encodes it; what isn't a typed error, as a defect. */
-  readonly encodeFailure: (name: string, cause: Cause.Cause<unknown>) => Effect.Effect<Schema.Json>
-  /** What {@link Runner.encodeFailure} made, as the cause it was; a typed error that doesn't decode, as a defect. */
+    failed: Failed,
+    options: AttemptOptions & { readonly skipOnFailure?: boolean | undefined }
+  ) => Effect.Effect<JobFailed>
+  /** A failure as JSON: a typed error as the job's error schema encodes it, anything else as a defect. */
+  readonly encodeFailure: (
+    name: string,
+    cause: Cause.Cause<unknown>
+  ) => Effect.Effect<FailureJson.FailureJson>
+  /** {@link Runner.encodeFailure} backwards; a typed error that doesn't decode becomes a defect. */
   readonly decodeFailure: (
     name: string,
-    failure: Schema.Json,
-    typed: boolean
+    failure: FailureJson.FailureJson
   ) => Effect.Effect<Cause.Cause<unknown>>
 }
 
-/** A job with all that doesn't change from run to run. */
-interface Compiled {
-  readonly job: Job.Any
-  readonly handler: Job.HandlerService
-  /** `undefined`: a job that succeeds with nothing, and there is nothing to encode. */
-  readonly encodeSuccess:
-    | ((value: unknown) => Effect.Effect<Schema.Json, SchemaIssue.Issue, unknown>)
-    | undefined
-  readonly encodeError: (error: unknown) => Effect.Effect<Schema.Json, unknown, unknown>
-  readonly decodeError: (failure: Schema.Json) => Effect.Effect<unknown, unknown, unknown>
-  readonly spanName: string
-  readonly spanAttributes: Readonly<Record<string, string>>
-  readonly workerContext: (
-    surroundings: Context.Context<never>,
-    options: RunOptions
-  ) => Context.Context<Dispatcher | WorkflowEngine>
-  readonly attempts: Record<Outcome["_tag"] | "Interrupted", Metric.Counter<number>>
-  readonly inFlight: Metric.Gauge<number>
-  readonly duration: Metric.Histogram<number>
-}
-
-/** A list in which two jobs have one name is refused: their messages couldn't be told apart. */
-export const checkedJobs = <Jobs extends ReadonlyArray<Job.Any>>(jobs: Jobs): Jobs => {
-  const seen = new Set<string>()
-  for (const { jobName } of jobs) {
-    if (seen.has(jobName)) {
-      throw new DefinitionError({
-        message: `Two jobs in the list have the name "${jobName}": give each a name of its own.`
-      })
-    }
-    seen.add(jobName)
+/** A handler of an engine's own fails with it where the Outcome is decided already: the policy isn't asked. */
+export class Decided {
+  readonly outcome: Failed
+  constructor(outcome: Failed) {
+    this.outcome = outcome
   }
-  return jobs
 }
 
-/** The runner of a list of jobs, with the handlers of the environment. Two jobs of one name: it dies. */
+/**
+ * The runner of a list of jobs, with the handlers of the environment. It dies with a `DefinitionError` where a job is
+ * in the list twice, where two jobs have one name, and where the handler of a job is that of another contract.
+ */
 export const makeRunner = <const Jobs extends ReadonlyArray<Job.Any>>(
-  jobs: Jobs
+  jobs: Jobs,
+  options: WorkerOptions
 ): Effect.Effect<Runner, never, Job.HandlerOf<Jobs[number]>> =>
-  Effect.contextWith((context: Context.Context<Job.HandlerOf<Jobs[number]>>) =>
+  Effect.contextWith((services: Context.Context<Job.HandlerOf<Jobs[number]>>) =>
     Effect.sync((): Runner => {
-      const compiled = new Map<string, Compiled>()
-      const listeners = new Map<string, Array<Job.Any>>()
-      for (const job of checkedJobs(jobs)) {
-        compiled.set(job.jobName, compile(job, Context.getUnsafe(context, job.handler)))
-        if (job.trigger._tag === "Event") {
-          const event = listeners.get(job.trigger.event)
-          if (event === undefined) listeners.set(job.trigger.event, [job])
-          else event.push(job)
-        }
+      const { clock } = options
+      const surroundings = clock === undefined ? services : Context.add(services, Clock.Clock, clock)
+      const compiled = compileAll(jobs, surroundings, options)
+      const listeners = Map.groupBy(
+        jobs.filter(({ trigger }) => trigger._tag === "Event"),
+        ({ trigger }) => (trigger._tag === "Event" ? trigger.event : "")
+      )
+      const worker: Worker = {
+        name: options.name,
+        surroundings,
+        hasOwnBackoff: options.hasOwnBackoff ?? false,
+        onError: options.onError ?? logJobFailed
       }
       return {
         jobs,
         get: (name) => compiled.get(name)?.job,
         listeners: (event) => listeners.get(event) ?? [],
-        run: (message, options) => {
+        attempt: (message, options) => {
           const job = compiled.get(message.name)
-          return job === undefined ? unknownJob(message) : run(job, message, options)
+          return job === undefined
+            ? Effect.succeed(unknownJob(worker, message))
+            : attempt({ worker, job, message, attempt: options.attempt, steps: options.steps ?? inMemory() })
         },
-        giveUp: (message, options) => {
-          const job = compiled.get(message.name)
-          return job?.handler.onFailure === undefined ? Effect.void : giveUp(job, message, options)
-        },
-        encodeFailure: (name, cause) => encodeFailure(compiled.get(name), cause),
-        decodeFailure: (name, failure, typed) =>
-          decodeFailure(typed ? compiled.get(name) : undefined, failure)
+        failed: (message, failed, options) =>
+          failedForGood(worker, compiled.get(message.name), message, failed, options),
+        encodeFailure: (name, cause) => FailureJson.encode(compiled.get(name), cause),
+        decodeFailure: (name, { json, typed }) =>
+          FailureJson.decode(typed ? compiled.get(name) : undefined, json)
       }
     })
   )
 
-const compile = (job: Job.Any, handler: Job.HandlerService): Compiled => {
-  const success: Schema.Top = job.successSchema
-  return {
-    job,
-    handler,
-    encodeSuccess: success.ast === Schema.Void.ast ? undefined : encoder(success),
-    encodeError: encoder(job.errorSchema),
-    decodeError: decoder(job.errorSchema),
-    spanName: `process ${job.jobName}`,
-    spanAttributes: {
-      "messaging.system": "effect-jobs",
-      "messaging.operation.type": "process",
-      "messaging.operation.name": "process",
-      "messaging.destination.name": job.jobName
-    },
-    workerContext: workerContext(handler),
-    attempts: {
-      Succeeded: attemptsTotal(job, "succeeded"),
-      Retry: attemptsTotal(job, "retry"),
-      Failed: attemptsTotal(job, "failed"),
-      Interrupted: attemptsTotal(job, "interrupted")
-    },
-    inFlight: Metric.gauge("effect_jobs_in_flight", {
-      description: "Attempts that run now, by job",
-      attributes: { job: job.jobName }
+interface Worker {
+  readonly name: string
+  readonly surroundings: Context.Context<never>
+  readonly hasOwnBackoff: boolean
+  readonly onError: OnError
+}
+
+/** One attempt on its way through the pipeline. */
+interface Current {
+  readonly worker: Worker
+  readonly job: Compiled
+  readonly message: JobMessage
+  readonly attempt: number
+  readonly steps: RunSteps
+}
+
+const unknownJob = (worker: Worker, message: JobMessage): Failed => ({
+  _tag: "Failed",
+  reason: "UnknownJob",
+  cause: Cause.fail(new UnknownJob({ job: message.name, dispatcher: worker.name }))
+})
+
+/** The pipeline, in the context of the worker and not in that of whoever asks. */
+const attempt = (self: Current): Effect.Effect<Outcome> =>
+  Effect.updateContext(
+    Effect.uninterruptibleMask((restore) => {
+      const record = start(self)
+      return Effect.onExit(restore(decided(self)), (exit) => Effect.sync(() => record(exit)))
     }),
-    duration: Metric.histogram("effect_jobs_attempt_duration", {
-      description: "How long attempts took, in seconds, by job",
-      attributes: { job: job.jobName },
-      boundaries: durationBoundaries
-    })
+    () => self.job.context
+  )
+
+/** Counts the attempt as in flight; gives what records its end. */
+const start = ({ job }: Current): ((exit: Exit.Exit<Outcome>) => void) => {
+  const { attempts, context, duration, inFlight } = job
+  const clock = Context.get(context, Clock.Clock)
+  const startedAt = clock.monotonicTimeNanosUnsafe()
+  inFlight.modifyUnsafe(1, context)
+  return (exit) => {
+    inFlight.modifyUnsafe(-1, context)
+    attempts[Exit.isSuccess(exit) ? exit.value._tag : "Interrupted"].updateUnsafe(1, context)
+    duration.updateUnsafe(Number(clock.monotonicTimeNanosUnsafe() - startedAt) / 1e9, context)
   }
 }
 
-/** {@link Job.workerContext}, made again when what it is made of has changed: a worker has one. */
-const workerContext = (handler: Job.HandlerService): Compiled["workerContext"] => {
-  let last:
-    | {
-        readonly surroundings: Context.Context<never>
-        readonly dispatcher: Dispatcher["Service"]
-        readonly engine: WorkflowEngine["Service"] | undefined
-        readonly made: Context.Context<Dispatcher | WorkflowEngine>
-      }
-    | undefined
-  return (surroundings, { dispatcher, engine }) => {
-    if (last?.surroundings !== surroundings || last.dispatcher !== dispatcher || last.engine !== engine) {
-      const made = Job.workerContext(surroundings, handler, dispatcher, engine)
-      last = { surroundings, dispatcher, engine, made }
-    }
-    return last.made
-  }
+/** How far an attempt has come: a failure means something else in each phase. */
+interface Progress {
+  phase: "decode" | "handle" | "encode"
 }
 
-const encoder = (schema: Schema.Top) => SchemaParser.encodeUnknownEffect(Schema.toCodecJson(schema))
-
-const decoder = (schema: Schema.Top) => SchemaParser.decodeUnknownEffect(Schema.toCodecJson(schema))
-
-const attemptsTotal = (job: Job.Any, outcome: string) =>
-  Metric.counter("effect_jobs_attempts", {
-    description: "Attempts that ended, by job and outcome",
-    attributes: { job: job.jobName, outcome },
-    incremental: true
+const decided = (self: Current): Effect.Effect<Outcome> => {
+  const progress: Progress = { phase: "decode" }
+  return Effect.matchCauseEffect(spanned(self, progress), {
+    onFailure: (cause) => classify(self, progress, cause),
+    onSuccess: Effect.succeed
   })
-
-/** OpenTelemetry's advice for messaging.process.duration up to 10 s; jobs run longer. */
-const durationBoundaries = [
-  0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 30, 60, 300, 900, 3600
-]
-
-const unknownJob = (message: JobMessage): Effect.Effect<Outcome> =>
-  Effect.succeed({
-    _tag: "Failed",
-    reason: "UnknownJob",
-    cause: Cause.fail(new UnknownJob({ job: message.name, dispatcher: "this worker" }))
-  })
-
-const run = (self: Compiled, message: JobMessage, options: RunOptions): Effect.Effect<Outcome> =>
-  Effect.withFiber((fiber) => {
-    const surroundings = fiber.context
-    const clock = fiber.getRef(Clock.Clock)
-    const startedAt = clock.currentTimeNanosUnsafe()
-    self.inFlight.modifyUnsafe(1, surroundings)
-    return Effect.onExit(
-      Effect.matchCauseEffect(attempt(self, message, options), {
-        onFailure: (cause) => classify(self, options, cause),
-        onSuccess: Effect.succeed
-      }),
-      (exit) => {
-        const outcome = Exit.isSuccess(exit) ? exit.value._tag : "Interrupted"
-        self.inFlight.modifyUnsafe(-1, surroundings)
-        self.attempts[outcome].updateUnsafe(1, surroundings)
-        self.duration.updateUnsafe(Number(clock.currentTimeNanosUnsafe() - startedAt) / 1e9, surroundings)
-        return Effect.void
-      }
-    )
-  })
-
-/** A message's payload that didn't decode, apart from what a handler may fail with. */
-class Undecodable {
-  readonly error: InvalidPayload
-  constructor(error: InvalidPayload) {
-    this.error = error
-  }
 }
 
-/** What a handler of an engine's own fails with where no policy is to be asked: the cause is the failure. */
-export class Final {
-  readonly cause: Cause.Cause<unknown>
-  constructor(cause: Cause.Cause<unknown>) {
-    this.cause = cause
-  }
-}
-
-/** The attempt under its consumer span. */
-const attempt = (
-  self: Compiled,
-  message: JobMessage,
-  options: RunOptions
-): Effect.Effect<Succeeded, unknown> => {
+/** Under the consumer span, which continues the trace of the dispatch. */
+const spanned = (self: Current, progress: Progress): Effect.Effect<Succeeded, unknown> => {
+  const { attempt, job, message } = self
   const parent = TraceParent.toSpan(message.trace)
   return Effect.useSpan(
-    self.spanName,
+    job.spanName,
     parent === undefined
-      ? { kind: "consumer", attributes: self.spanAttributes, root: true }
-      : { kind: "consumer", attributes: self.spanAttributes, parent },
+      ? { kind: "consumer", attributes: job.spanAttributes, root: true }
+      : { kind: "consumer", attributes: job.spanAttributes, parent },
     (span) => {
       span.attribute("messaging.message.id", message.id)
-      span.attribute("effect_jobs.attempt", options.attempt)
-      return Effect.updateContext(perform(self, message, options), (surroundings: Context.Context<never>) =>
-        runContext(self, message, options, surroundings, span)
-      )
+      span.attribute("effect_jobs.attempt", attempt)
+      return Effect.onExit(perform(self, progress, span), (exit) => {
+        if (Exit.isFailure(exit)) span.attribute("error.type", errorType(exit.cause))
+        return Effect.void
+      })
     }
   )
 }
 
-const perform = (
-  self: Compiled,
-  message: JobMessage,
-  options: RunOptions
-): Effect.Effect<Succeeded, unknown, Exclude<Job.Provided, Scope.Scope>> =>
+/** OpenTelemetry's `error.type`: the tag or name of the failure. */
+const errorType = (cause: Cause.Cause<unknown>): string => {
+  const error = Cause.findErrorOption(cause)
+  return kindOfThrown(error._tag === "Some" ? error.value : Cause.squash(cause))
+}
+
+/**
+ * Decodes, runs the handler within its time limit, and encodes its success, in a fiber of its own. The handler's Scope
+ * closes afterwards, outside of the limit.
+ */
+const perform = (self: Current, progress: Progress, span: Span): Effect.Effect<Succeeded, unknown> => {
+  const { attempt, job, message } = self
+  const { jobName, timeout } = job.job
+  const scope = Scope.makeUnsafe()
+  const context = Context.merge(
+    runContext(job.context, { ...self, job: job.job, part: "handler" }),
+    Context.make(ParentSpan, span).pipe(Context.add(Scope.Scope, scope))
+  )
+  // sound: the context has all that a handler and its schemas need
+  const handled = handle(self, progress) as Effect.Effect<Succeeded, unknown>
+  const exit = limited(
+    Effect.updateContext(handled, (_: Context.Context<never>) => context),
+    timeout,
+    () => new JobTimeout({ job: jobName, id: message.id, attempt, timeout: timeout ?? Duration.zero })
+  )
+  return Effect.onExit(Effect.flatten(exit), (exit) =>
+    scope.state._tag === "Empty" ? Effect.void : Effect.flatten(isolated(Scope.close(scope, exit)))
+  )
+}
+
+const handle = ({ job, message }: Current, progress: Progress): Effect.Effect<Succeeded, unknown, unknown> =>
   Effect.flatMapEager(
-    Effect.mapErrorEager(decode(self, message), (error) => new Undecodable(error)),
-    (payload): Effect.Effect<Succeeded, unknown, Exclude<Job.Provided, Scope.Scope>> => {
-      const handled: Effect.Effect<unknown, unknown, Exclude<Job.Provided, Scope.Scope>> = Effect.scoped(
-        Effect.suspend(() => self.handler.run(payload))
-      )
-      const { timeout } = self.job
-      const limited =
-        timeout === undefined
-          ? handled
-          : Effect.timeoutOrElse(handled, {
-              duration: timeout,
-              orElse: () =>
-                Effect.die(
-                  new JobTimeout({ job: self.job.jobName, id: message.id, attempt: options.attempt, timeout })
-                )
-            })
-      const { encodeSuccess } = self
+    Effect.suspend(() => job.job.target.codec.decode(message.payload)),
+    (payload) => {
+      progress.phase = "handle"
+      const handled = called(`The handler of "${job.job.jobName}"`, () => job.handler.run(payload))
+      const { encodeSuccess } = job
       return encodeSuccess === undefined
-        ? Effect.as(limited, nothing)
-        : Effect.flatMap(limited, (value) =>
-            encodeSuccess(value).pipe(
-              Effect.map((encoded): Succeeded => ({ _tag: "Succeeded", value, encoded })),
-              Effect.catch((issue) =>
-                Effect.die(
-                  new InvalidSuccess({
-                    job: self.job.jobName,
-                    id: message.id,
-                    issue: issuesSentence(issuesOf(issue))
-                  })
-                )
-              ),
-              withSchemaServices
-            )
-          )
+        ? Effect.as(handled, nothing)
+        : Effect.flatMap(handled, (value) => {
+            progress.phase = "encode"
+            return Effect.map(encodeSuccess(value), (encoded): Succeeded => {
+              progress.phase = "handle"
+              return { _tag: "Succeeded", value, encoded }
+            })
+          })
     }
   )
 
 const nothing: Succeeded = { _tag: "Succeeded", value: undefined, encoded: null }
 
-// sound: the services that a job's schemas need are among those that `toLayer` requires, and so in every
-// context that `runContext` makes
-const withSchemaServices = <A, E>(effect: Effect.Effect<A, E, unknown>): Effect.Effect<A, E> =>
-  effect as Effect.Effect<A, E>
-
-/** For a failure's codec, outside of a run. */
-const withServices =
-  ({ handler }: Compiled) =>
-  (surroundings: Context.Context<never>): Context.Context<never> =>
-    Context.merge(surroundings, handler.context)
-
-const decode = (self: Compiled, message: JobMessage): Effect.Effect<unknown, InvalidPayload> =>
-  withSchemaServices(
-    Effect.mapErrorEager(self.job.target.codec.decode(message.payload), (issue) =>
-      InvalidPayload.fromIssue(self.job.jobName, issue, message.id)
-    )
-  )
-
-const runContext = (
-  self: Compiled,
-  message: JobMessage,
-  options: RunOptions,
-  surroundings: Context.Context<never>,
-  span: Span | undefined
-): Context.Context<Exclude<Job.Provided, Scope.Scope>> => {
-  const { jobName, retry } = self.job
-  const context = Context.add(
-    Job.handlerContext(
-      self.workerContext(surroundings, options),
-      {
-        id: message.id,
-        job: jobName,
-        attempt: options.attempt,
-        maxAttempts: retry.attempts,
-        // made when it is asked for, which few handlers do
-        get dispatchedAt() {
-          return DateTime.makeUnsafe(message.dispatchedAt)
-        }
-      },
-      options.steps ?? Steps.inMemory
-    ),
-    CurrentLogAnnotations,
-    {
-      ...Context.get(surroundings, CurrentLogAnnotations),
-      job: jobName,
-      id: message.id,
-      attempt: options.attempt
-    }
-  )
-  return span === undefined ? context : Context.add(context, ParentSpan, span)
-}
-
-const classify = (
-  self: Compiled,
-  options: RunOptions,
-  cause: Cause.Cause<unknown>
-): Effect.Effect<Outcome> => {
+const classify = (self: Current, progress: Progress, cause: Cause.Cause<unknown>): Effect.Effect<Outcome> => {
+  const { job, message } = self
   const error = Cause.findErrorOption(cause)
-  if (error._tag === "Some" && error.value instanceof Undecodable) {
-    return Effect.succeed({ _tag: "Failed", reason: "InvalidPayload", cause: Cause.fail(error.value.error) })
+  if (progress.phase === "decode") return Effect.succeed(undecodable(self, cause))
+  if (progress.phase === "encode") {
+    // sound: the only typed failure of an encoder is its issue
+    const issue = FailureJson.mismatch(cause as Cause.Cause<SchemaIssue.Issue>)
+    const invalid = new InvalidSuccess({ job: job.job.jobName, id: message.id, issue })
+    return Effect.succeed({ _tag: "Failed", reason: "InvalidSuccess", cause: Cause.die(invalid) })
   }
-  if (error._tag === "Some" && error.value instanceof Final) {
-    return Effect.succeed({ _tag: "Failed", reason: "NotRetryable", cause: error.value.cause })
-  }
+  if (error._tag === "Some" && error.value instanceof Decided) return Effect.succeed(error.value.outcome)
   // sound: a typed error of this job's handler is what this job's policy looks at
-  const policy = self.job.retry as RetryPolicy.RetryPolicy
-  return Effect.matchCause(RetryPolicy.next(policy, options.attempt, error), {
+  const policy = job.job.retry as RetryPolicy.RetryPolicy
+  return Effect.matchCauseEffect(RetryPolicy.next(policy, self.attempt, error), {
     // a `while` or `retryAfter` that throws has not said that there may be another run
-    onFailure: (thrown): Outcome => ({
-      _tag: "Failed",
-      reason: "NotRetryable",
-      cause: Cause.combine(cause, thrown)
-    }),
-    onSuccess: (next): Outcome =>
-      next._tag === "Stop"
-        ? { _tag: "Failed", reason: next.reason, cause }
-        : { _tag: "Retry", delay: next.delay, stated: next.stated, cause }
+    onFailure: (thrown) =>
+      Effect.succeed<Outcome>({
+        _tag: "Failed",
+        reason: "NotRetryable",
+        cause: Cause.combine(cause, thrown)
+      }),
+    onSuccess: (next) => {
+      if (next._tag === "Stop") return Effect.succeed<Outcome>({ _tag: "Failed", reason: next.reason, cause })
+      const retry: Retry = { _tag: "Retry", delay: next.delay, stated: next.stated, cause }
+      return Effect.as(logRetry(self, retry), retry)
+    }
   })
 }
 
-const giveUp = (
-  self: Compiled,
+const undecodable = ({ job, message }: Current, cause: Cause.Cause<unknown>): Failed => {
+  const { jobName } = job.job
+  const issue = Cause.findErrorOption(cause)
+  const invalid =
+    issue._tag === "Some"
+      ? // sound: the only typed failure of a decoder is its issue
+        InvalidPayload.fromIssue(jobName, issue.value as SchemaIssue.Issue, message.id)
+      : new InvalidPayload({
+          job: jobName,
+          id: message.id,
+          issues: [{ path: "", message: `its schema threw ${kindOfThrown(Cause.squash(cause))}` }]
+        })
+  return { _tag: "Failed", reason: "InvalidPayload", cause: Cause.fail(invalid) }
+}
+
+/** One line for each attempt that will be retried, so that nothing fails for hours in silence. */
+const logRetry = (self: Current, retry: Retry): Effect.Effect<void> => {
+  const { attempt, job, message, worker } = self
+  const level = Context.get(job.context, RetryLogLevel)
+  if (level === "None") return Effect.void
+  const { jobName, retry: policy } = job.job
+  return Effect.flatMap(FailureJson.encode(job, retry.cause), ({ json, typed }) => {
+    const when = retry.stated || !worker.hasOwnBackoff ? ` in ${Duration.format(retry.delay)}` : ""
+    return report(
+      Effect.annotateLogs(
+        Effect.logWithLevel(level)(
+          `"${jobName}" (id ${message.id}) failed in attempt ${attempt} of ${policy.attempts}, and is tried again${when}: ${summary(retry.cause, typed ? json : undefined)}`
+        ),
+        { job: jobName, id: message.id, attempt }
+      )
+    )
+  })
+}
+
+/** The job's `onFailure`, then the worker's `onError`, with the trace of the dispatch. */
+const failedForGood = (
+  worker: Worker,
+  job: Compiled | undefined,
   message: JobMessage,
-  options: RunOptions & { readonly cause: Cause.Cause<unknown> }
-): Effect.Effect<void> =>
-  decode(self, message).pipe(
-    Effect.matchEffect({
-      onFailure: () => Effect.void,
-      onSuccess: (payload) =>
-        Effect.scoped(Effect.suspend(() => self.handler.onFailure?.(payload, options.cause) ?? Effect.void))
-    }),
-    Effect.catchCause((cause) =>
-      Effect.logError(`The onFailure of "${message.name}" (id ${message.id}) failed itself.`, cause)
-    ),
-    Effect.updateContext((surroundings: Context.Context<never>) =>
-      runContext(self, message, options, surroundings, undefined)
-    ),
-    Effect.asVoid
-  )
-
-const encodeDefect = encoder(Schema.Defect())
-
-const encodeFailure = (
-  self: Compiled | undefined,
-  cause: Cause.Cause<unknown>
-): Effect.Effect<Schema.Json> => {
-  const error = Cause.findErrorOption(cause)
-  const defect = withSchemaServices(Effect.orDie(encodeDefect(Cause.squash(cause))))
-  if (self === undefined || error._tag === "None") return defect
-  return withSchemaServices(self.encodeError(error.value)).pipe(
-    Effect.catch(() => defect),
-    Effect.updateContext(withServices(self))
-  )
+  failed: Failed,
+  options: Parameters<Runner["failed"]>[2]
+): Effect.Effect<JobFailed> => {
+  const parent = TraceParent.toSpan(message.trace)
+  const base = job?.context ?? worker.surroundings
+  const context =
+    parent === undefined ? Context.omit(ParentSpan)(base) : Context.add(base, ParentSpan, parent)
+  const told = Effect.gen(function* () {
+    if (job !== undefined && failed.reason !== "InvalidPayload" && options.skipOnFailure !== true) {
+      const { attempt, steps = inMemory() } = options
+      yield* onFailure({ worker, job, message, attempt, steps }, failed, context)
+    }
+    const { json, typed } = yield* FailureJson.encode(job, failed.cause)
+    const error = JobFailed.of(
+      message,
+      options.attempt,
+      failed,
+      summary(failed.cause, typed ? json : undefined)
+    )
+    const exit = yield* isolated(
+      called(`The onError of ${worker.name}`, () => worker.onError(error, job?.job))
+    )
+    if (Exit.isFailure(exit)) {
+      yield* reportCause(
+        Effect.logError,
+        `The onError of ${worker.name} failed itself for "${message.name}" (id ${message.id}).`,
+        exit.cause
+      )
+    }
+    return error
+  })
+  return Effect.updateContext(told, () => context)
 }
 
-const decodeDefect = decoder(Schema.Defect())
-
-const decodeFailure = (
-  self: Compiled | undefined,
-  failure: Schema.Json
-): Effect.Effect<Cause.Cause<unknown>> => {
-  const defect = Effect.map(withSchemaServices(Effect.orDie(decodeDefect(failure))), Cause.die)
-  if (self === undefined) return defect
-  return withSchemaServices(self.decodeError(failure)).pipe(
-    Effect.map((error) => Cause.fail(error)),
-    Effect.catch(() => defect),
-    Effect.updateContext(withServices(self))
+const onFailure = (self: Current, failed: Failed, traced: Context.Context<never>): Effect.Effect<void> => {
+  const { job, message } = self
+  const run = job.handler.onFailure
+  if (run === undefined) return Effect.void
+  const handled: Effect.Effect<unknown, unknown, unknown> = Effect.scoped(
+    Effect.flatMap(job.job.target.codec.decode(message.payload), (payload) =>
+      called(`The onFailure of "${message.name}"`, () => run(payload, failed.cause))
+    )
+  )
+  // sound: the context has all that a handler and its schemas need
+  const provided = Effect.updateContext(
+    handled as Effect.Effect<unknown, unknown>,
+    (_: Context.Context<never>) => runContext(traced, { ...self, job: job.job, part: "onFailure" })
+  )
+  return Effect.flatMap(isolated(provided), (exit) =>
+    Exit.isSuccess(exit)
+      ? Effect.void
+      : reportCause(
+          Effect.logError,
+          `The onFailure of "${message.name}" (id ${message.id}) failed itself.`,
+          exit.cause
+        )
   )
 }
-
-/** Tells a layer's `onError` of a job that has failed for good. A failure of its own is logged. */
-export const tell = (
-  onError: OnError,
-  layer: string,
-  error: JobFailed,
-  job: Job.Any | undefined
-): Effect.Effect<unknown> =>
-  Effect.catchCause(onError(error, job), (cause) =>
-    Effect.logError(`The onError of ${layer} failed itself for "${error.job}" (id ${error.id}).`, cause)
-  )

@@ -11,7 +11,8 @@ import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import { DefinitionError } from "./DefinitionError.ts"
 import type { JobMessage } from "./Dispatcher.ts"
-import { type Any, type Contract, makeContract, type Options } from "./Job.ts"
+import { makeContract } from "./internal/contract.ts"
+import { type Any, type Contract, type Options } from "./Job.ts"
 
 /** The payload of every cron job. */
 export const Tick = Schema.Struct({

@@ -1,19 +1,14 @@
 /**
- * The way of a payload out of the program: checked and encoded here, once, into a `JobMessage`, then handed to
- * the `Dispatcher` of the environment. Every engine is a Layer of this service.
+ * The port for what goes in: a dispatch is a `JobMessage`, handed to the `Dispatcher` of the environment. Every engine
+ * is a Layer of this service.
  */
-import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
-import * as DateTime from "effect/DateTime"
-import * as Duration from "effect/Duration"
-import * as Effect from "effect/Effect"
-import * as Metric from "effect/Metric"
-import * as Option from "effect/Option"
+import type * as DateTime from "effect/DateTime"
+import type * as Duration from "effect/Duration"
+import type * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import type * as SchemaIssue from "effect/SchemaIssue"
-import type * as Tracer from "effect/Tracer"
-import { DispatchError, InvalidOption, InvalidPayload } from "./DispatchError.ts"
-import * as TraceParent from "./internal/TraceParent.ts"
+import type { DispatchError } from "./DispatchError.ts"
 
 /**
  * What travels: plain JSON, the same on every engine.
@@ -36,7 +31,7 @@ export interface Receipt {
   readonly name: string
 }
 
-/** What a contract (job or domain event) gives to be dispatched. */
+/** The part of a contract (job or domain event) that a dispatch needs. */
 export interface Dispatchable<out R = unknown> {
   readonly kind: "job" | "event"
   readonly name: string
@@ -63,15 +58,15 @@ export interface DispatchRequest {
   /** Milliseconds since the epoch before which it must not run; `undefined` is now. */
   readonly notBefore: number | undefined
   /**
-   * That the id was made for this dispatch alone, so no other message has it: an engine need neither look for it
-   * nor remember it. Default `false`, which is right for whatever may be sent again.
+   * True for a fresh UUID: the engine may skip deduplication. Default `false`, which is right for whatever may be sent
+   * again.
    */
   readonly generatedId?: boolean | undefined
 }
 
 /**
  * The engine's side of a dispatch. A layer accepts all of the requests or fails; it may take them in one round
- * trip. `jobs` use it through `Job.dispatch` and `DomainEvent.publish`.
+ * trip. Programs use it through `Job.dispatch` and `DomainEvent.publish`.
  */
 export class Dispatcher extends Context.Service<
   Dispatcher,
@@ -86,13 +81,13 @@ export class Dispatcher extends Context.Service<
 export interface DispatchOptions {
   /**
    * The id of the message, 1 to 255 characters: a second dispatch of this job with the same id makes no second
-   * run, for as long as the engine remembers ids. Default: the contract's `idempotencyKey`, else a new UUID, which
-   * no engine has to remember.
+   * run, for as long as the engine remembers ids. Default: the contract's `idempotencyKey`; else, in a handler, one
+   * that is the same in every attempt and replay of its run; else a new UUID.
    */
   readonly id?: string | undefined
-  /** Not before this long from now; finite, not negative. */
+  /** Not before this long from now: 0 to 36,525 days. */
   readonly delay?: Duration.Input | undefined
-  /** Not before this time; one in the past is now. Not together with `delay`. */
+  /** Not before this time, which is before the end of the year 9999; one in the past is now. Not together with `delay`. */
   readonly at?: DateTime.DateTime.Input | undefined
 }
 
@@ -105,193 +100,3 @@ export interface DispatchAllOptions<in Payload> {
 
 /** The longest id that every engine takes: PersistedQueue's column on Postgres holds 255 characters. */
 export const maxIdLength = 255
-
-/** What doesn't change from one dispatch of a contract to the next. */
-interface Producer {
-  readonly dispatched: Metric.Counter<number>
-  readonly spanName: string
-  readonly spanOptions: Tracer.SpanOptionsNoTrace
-}
-
-const producers = new WeakMap<Dispatchable, Producer>()
-const producerOf = (target: Dispatchable): Producer => {
-  let producer = producers.get(target)
-  if (producer === undefined) {
-    producer = {
-      dispatched: Metric.counter("effect_jobs_dispatched", {
-        description: "Messages accepted by the dispatcher, by job or event",
-        attributes: { job: target.name },
-        incremental: true
-      }),
-      spanName: `dispatch ${target.name}`,
-      spanOptions: {
-        kind: "producer",
-        attributes: {
-          "messaging.system": "effect-jobs",
-          "messaging.operation.type": "send",
-          "messaging.operation.name": "dispatch",
-          "messaging.destination.name": target.name
-        }
-      }
-    }
-    producers.set(target, producer)
-  }
-  return producer
-}
-
-const invalidOption = (
-  target: Dispatchable,
-  option: "id" | "delay" | "at",
-  issue: string
-): Effect.Effect<never, DispatchError> =>
-  Effect.fail(DispatchError.of(new InvalidOption({ job: target.name, option, issue })))
-
-/** `undefined` is now. */
-const notBefore = (
-  target: Dispatchable,
-  now: number,
-  options: When
-): Effect.Effect<number | undefined, DispatchError> => {
-  if (options.delay !== undefined) {
-    if (options.at !== undefined) return invalidOption(target, "at", "say either at or delay, not both")
-    const delay = Option.getOrUndefined(Duration.fromInput(options.delay))
-    if (delay === undefined || !Duration.isFinite(delay) || Duration.isNegative(delay)) {
-      return invalidOption(
-        target,
-        "delay",
-        `it must be a finite duration that isn't negative, not ${
-          delay === undefined ? JSON.stringify(options.delay) : Duration.format(delay)
-        }`
-      )
-    }
-    return Effect.succeed(Duration.isZero(delay) ? undefined : now + Duration.toMillis(delay))
-  }
-  if (options.at === undefined) return Effect.undefined
-  const at = Option.getOrUndefined(DateTime.make(options.at))
-  if (at === undefined) return invalidOption(target, "at", "it isn't a valid date and time")
-  const millis = DateTime.toEpochMillis(at)
-  return Effect.succeed(millis > now ? millis : undefined)
-}
-
-/** When a message is to run. */
-type When = Pick<DispatchOptions, "delay" | "at">
-
-/** The options of one dispatch, of one payload or of many. */
-interface AnyOptions extends When {
-  readonly id?: string | undefined | ((payload: never, index: number) => string)
-}
-
-interface Dispatching<out R> {
-  readonly target: Dispatchable<R>
-  readonly options: AnyOptions
-  readonly now: number
-  readonly span: Tracer.Span
-}
-
-/** The one place that encodes: a checked payload in its JSON form, under an id, at a time. */
-const encodeOne = <R>(
-  self: Dispatching<R>,
-  input: unknown,
-  index: number
-): Effect.Effect<DispatchRequest, DispatchError, R> => {
-  const { codec, name } = self.target
-  return Effect.mapErrorEager(
-    Effect.flatMapEager(codec.make(input), (payload) =>
-      Effect.flatMapEager(codec.encode(payload), (encoded) => requestOf(self, payload, encoded, index))
-    ),
-    (error) =>
-      error instanceof DispatchError ? error : DispatchError.of(InvalidPayload.fromIssue(name, error))
-  )
-}
-
-const requestOf = (
-  self: Dispatching<unknown>,
-  payload: unknown,
-  encoded: Schema.Json,
-  index: number
-): Effect.Effect<DispatchRequest, DispatchError> => {
-  const { now, options, span, target } = self
-  const given = options.id ?? target.idempotencyKey
-  // sound: it has just been checked that this is the contract's payload
-  const id = typeof given === "function" ? given(payload as never, index) : (given ?? crypto.randomUUID())
-  if (id.length === 0 || id.length > maxIdLength) {
-    return invalidOption(target, "id", `it must have 1 to ${maxIdLength} characters, not ${id.length}`)
-  }
-  const { kind, name } = target
-  const trace = TraceParent.fromSpan(span)
-  const message: JobMessage =
-    trace === undefined
-      ? { id, name, payload: encoded, dispatchedAt: now }
-      : { id, name, payload: encoded, dispatchedAt: now, trace }
-  return Effect.mapEager(notBefore(target, now, options), (notBefore) => ({
-    kind,
-    notBefore,
-    message,
-    generatedId: given === undefined
-  }))
-}
-
-const receipt = ({ message }: DispatchRequest): Receipt => ({ id: message.id, name: message.name })
-
-/** Under one producer span (with OpenTelemetry's messaging attributes) that the runs continue. */
-const dispatching = <A, R>(
-  target: Dispatchable<R>,
-  options: AnyOptions,
-  body: (
-    self: Dispatching<R>,
-    dispatcher: Dispatcher["Service"],
-    accepted: (count: number) => void
-  ) => Effect.Effect<A, DispatchError, R>
-): Effect.Effect<A, DispatchError, Dispatcher | R> => {
-  const producer = producerOf(target)
-  return Effect.useSpan(producer.spanName, producer.spanOptions, (span) =>
-    Effect.withFiber<A, DispatchError, Dispatcher | R>((fiber) =>
-      body(
-        { target, options, now: fiber.getRef(Clock.Clock).currentTimeMillisUnsafe(), span },
-        // sound: it is what this effect requires
-        Context.get(fiber.context as Context.Context<Dispatcher>, Dispatcher),
-        (count) => producer.dispatched.updateUnsafe(count, fiber.context)
-      )
-    )
-  )
-}
-
-/** Many payloads: all are checked before any is sent. */
-export const dispatchAll = <R>(
-  target: Dispatchable<R>,
-  payloads: ReadonlyArray<unknown>,
-  options: DispatchAllOptions<never>
-): Effect.Effect<ReadonlyArray<Receipt>, DispatchError, Dispatcher | R> =>
-  payloads.length === 0
-    ? Effect.succeed([])
-    : dispatching(target, options, (self, dispatcher, accepted) =>
-        Effect.gen(function* () {
-          const requests: Array<DispatchRequest> = []
-          for (let index = 0; index < payloads.length; index++) {
-            requests.push(yield* encodeOne(self, payloads[index], index))
-          }
-          const [first, ...rest] = requests
-          if (first === undefined) return []
-          if (rest.length === 0) self.span.attribute("messaging.message.id", first.message.id)
-          else self.span.attribute("messaging.batch.message_count", requests.length)
-          yield* dispatcher.send([first, ...rest])
-          accepted(requests.length)
-          return requests.map(receipt)
-        })
-      )
-
-/** One payload, for `Job.dispatch` and `DomainEvent.publish`. */
-export const dispatchOne = <R>(
-  target: Dispatchable<R>,
-  payload: unknown,
-  options: DispatchOptions = {}
-): Effect.Effect<Receipt, DispatchError, Dispatcher | R> =>
-  dispatching(target, options, (self, dispatcher, accepted) =>
-    Effect.flatMapEager(encodeOne(self, payload, 0), (request) => {
-      self.span.attribute("messaging.message.id", request.message.id)
-      return Effect.mapEager(dispatcher.send([request]), () => {
-        accepted(1)
-        return receipt(request)
-      })
-    })
-  )

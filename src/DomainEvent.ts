@@ -3,29 +3,16 @@
  * knows none of them.
  */
 import type * as Effect from "effect/Effect"
-import {
-  dispatchAll,
-  dispatchOne,
-  type Dispatchable,
-  type DispatchAllOptions,
-  type Dispatcher,
-  type DispatchOptions,
-  type Receipt
-} from "./Dispatcher.ts"
-import { type DispatchError } from "./DispatchError.ts"
-import {
-  type AnyStructSchema,
-  checkedName,
-  checkedPayload,
-  dispatchable,
-  type PayloadInput,
-  type PayloadSchema
-} from "./Job.ts"
+import type * as Schema from "effect/Schema"
+import type { DispatchError } from "./DispatchError.ts"
+import type { Dispatchable, DispatchAllOptions, Dispatcher, Receipt } from "./Dispatcher.ts"
+import { checkedName, checkedPayload, dispatchable, dispatchVerbs } from "./internal/contract.ts"
+import type { DispatchArguments, PayloadInput, PayloadSchema } from "./Job.ts"
 
 const TypeId: unique symbol = Symbol.for("effect-jobs/DomainEvent")
 
 /** A domain event: `class PostPublished extends DomainEvent.make("post.published", { payload: {…} }) {}`. */
-export interface DomainEvent<Name extends string, Payload extends AnyStructSchema> {
+export interface DomainEvent<Name extends string, Payload extends Schema.Top> {
   new (_: never): {}
 
   readonly [TypeId]: typeof TypeId
@@ -39,8 +26,7 @@ export interface DomainEvent<Name extends string, Payload extends AnyStructSchem
    * the engine remembers ids. Fails with a `DispatchError`, and then nothing was published.
    */
   publish(
-    payload: Payload["~type.make.in"],
-    options?: DispatchOptions
+    ...args: DispatchArguments<Payload["~type.make.in"]>
   ): Effect.Effect<Receipt, DispatchError, Dispatcher | Payload["EncodingServices"]>
 
   /** Many payloads at once, in as few round trips as the engine allows. All are checked before any is sent. */
@@ -54,7 +40,7 @@ export interface DomainEvent<Name extends string, Payload extends AnyStructSchem
 export interface Any {
   readonly [TypeId]: typeof TypeId
   readonly eventName: string
-  readonly payloadSchema: AnyStructSchema
+  readonly payloadSchema: Schema.Top
   readonly target: Dispatchable
 }
 
@@ -62,16 +48,6 @@ export type Payload<E> = E extends DomainEvent<infer _N, infer P> ? P["Type"] : 
 export type Name<E> = E extends { readonly eventName: infer Name extends string } ? Name : never
 
 export const isDomainEvent = (u: unknown): u is Any => typeof u === "function" && TypeId in u
-
-const Proto = {
-  [TypeId]: TypeId,
-  publish(this: Any, payload: unknown, options?: DispatchOptions) {
-    return dispatchOne(this.target, payload, options)
-  },
-  publishAll(this: Any, payloads: ReadonlyArray<unknown>, options?: DispatchAllOptions<never>) {
-    return dispatchAll(this.target, payloads, options ?? {})
-  }
-}
 
 /**
  * Defines a domain event. The name is what travels: words of `a-z` and `0-9` joined by `.`, `-`, `_` or `/`, at
@@ -88,18 +64,22 @@ export const make = <const Name extends string, const Payload extends PayloadInp
 ): DomainEvent<Name, PayloadSchema<Payload>> => {
   const eventName = checkedName(name, "domain event")
   const payloadSchema = checkedPayload(options.payload, "domain event", eventName)
+  const target = dispatchable({
+    kind: "event",
+    name: eventName,
+    payloadSchema,
+    idempotencyKey: options.idempotencyKey
+  })
+  const { all, one } = dispatchVerbs(target)
   function Event() {}
-  Object.setPrototypeOf(Event, Proto)
   Object.assign(Event, {
+    [TypeId]: TypeId,
     eventName,
     payloadSchema,
-    target: dispatchable({
-      kind: "event",
-      name: eventName,
-      payloadSchema,
-      idempotencyKey: options.idempotencyKey
-    })
+    target,
+    publish: one,
+    publishAll: all
   })
-  // sound: its values have just been put onto it, its methods are those of Proto
+  // sound: its values and verbs have just been put onto it
   return Event as unknown as DomainEvent<Name, PayloadSchema<Payload>>
 }

@@ -7,55 +7,20 @@
  * Delivery is at least once on durable engines, so handlers should be idempotent.
  */
 import type * as Cause from "effect/Cause"
-import * as Context from "effect/Context"
-import * as DateTime from "effect/DateTime"
-import * as Duration from "effect/Duration"
-import * as Effect from "effect/Effect"
-import * as Layer from "effect/Layer"
-import * as Option from "effect/Option"
-import * as Schema from "effect/Schema"
-import type * as SchemaAST from "effect/SchemaAST"
-import type * as SchemaIssue from "effect/SchemaIssue"
-import * as SchemaParser from "effect/SchemaParser"
-import * as Scope from "effect/Scope"
-import { ParentSpan } from "effect/Tracer"
-import { WorkflowEngine, WorkflowInstance } from "effect/workflow/WorkflowEngine"
-import { DefinitionError } from "./DefinitionError.ts"
-import {
-  dispatchAll,
-  dispatchOne,
-  type DispatchAllOptions,
-  type Dispatchable,
-  Dispatcher,
-  type DispatchOptions,
-  type PayloadCodec,
-  type Receipt
-} from "./Dispatcher.ts"
-import { DispatchError, InvalidPayload, Unavailable } from "./DispatchError.ts"
-import * as RetryPolicy from "./RetryPolicy.ts"
-import { checkedDuration } from "./internal/checks.ts"
-import * as Steps from "./Steps.ts"
+import type * as Context from "effect/Context"
+import type * as Duration from "effect/Duration"
+import type * as Effect from "effect/Effect"
+import type * as Layer from "effect/Layer"
+import type * as Schema from "effect/Schema"
+import type * as Scope from "effect/Scope"
+import type { WorkflowEngine, WorkflowInstance } from "effect/workflow/WorkflowEngine"
+import type { DispatchError } from "./DispatchError.ts"
+import type { Dispatchable, DispatchAllOptions, Dispatcher, DispatchOptions, Receipt } from "./Dispatcher.ts"
+import type { CurrentRun } from "./internal/CurrentRun.ts"
+import { JobTypeId, makeContract } from "./internal/contract.ts"
+import type * as RetryPolicy from "./RetryPolicy.ts"
 
-const TypeId: unique symbol = Symbol.for("effect-jobs/Job")
-
-/** A payload schema: anything with struct fields, such as `Schema.Struct` or `Schema.Class`. */
-export interface AnyStructSchema extends Schema.Top {
-  readonly fields: Schema.Struct.Fields
-}
-
-/** The run that a handler is part of: `yield* Job.CurrentRun`. The id is the same on every attempt. */
-export class CurrentRun extends Context.Service<
-  CurrentRun,
-  {
-    readonly id: string
-    /** The job's name. */
-    readonly job: string
-    /** From 1. */
-    readonly attempt: number
-    readonly maxAttempts: number
-    readonly dispatchedAt: DateTime.Utc
-  }
->()("effect-jobs/Job/CurrentRun") {}
+export { CurrentRun } from "./internal/CurrentRun.ts"
 
 /** The service that `toLayer` provides and worker layers require: the handler of the job of this name. */
 export interface Handler<out Name extends string> {
@@ -91,16 +56,21 @@ export interface HandlerOptions<in Payload, in E, out R> {
     | undefined
 }
 
-/** What every job, listener and cron job has: its contract as plain values. */
+/** The arguments of `dispatch`: the payload may be left out where none of its fields is required. */
+export type DispatchArguments<Input> = {} extends Input
+  ? [payload?: Input, options?: DispatchOptions]
+  : [payload: Input, options?: DispatchOptions]
+
+/** The contract of a job, listener or cron job, as plain values. */
 export interface Contract<
   Name extends string,
-  Payload extends AnyStructSchema,
+  Payload extends Schema.Top,
   Success extends Schema.Top,
   Error extends Schema.Top
 > {
   new (_: never): {}
 
-  readonly [TypeId]: typeof TypeId
+  readonly [JobTypeId]: typeof JobTypeId
   /** The name that was given to `make`. (`name` itself is the class's.) */
   readonly jobName: Name
   readonly trigger: Trigger
@@ -132,14 +102,14 @@ export interface Contract<
    * `onFailure`; the payload is checked, `CurrentRun` says attempt 1, and the scope closes afterwards.
    */
   run(
-    payload: Payload["~type.make.in"]
+    ...payload: {} extends Payload["~type.make.in"] ? [Payload["~type.make.in"]?] : [Payload["~type.make.in"]]
   ): Effect.Effect<Success["Type"], Error["Type"] | DispatchError, Handler<Name>>
 }
 
 /** A job: a contract that can be dispatched. */
 export interface Job<
   Name extends string,
-  Payload extends AnyStructSchema,
+  Payload extends Schema.Top,
   Success extends Schema.Top,
   Error extends Schema.Top
 > extends Contract<Name, Payload, Success, Error> {
@@ -149,8 +119,7 @@ export interface Job<
    * sent.
    */
   dispatch(
-    payload: Payload["~type.make.in"],
-    options?: DispatchOptions
+    ...args: DispatchArguments<Payload["~type.make.in"]>
   ): Effect.Effect<Receipt, DispatchError, Dispatcher | Payload["EncodingServices"]>
 
   /**
@@ -165,10 +134,10 @@ export interface Job<
 
 /** Any job, listener or cron job, for lists and for engines. */
 export interface Any {
-  readonly [TypeId]: typeof TypeId
+  readonly [JobTypeId]: typeof JobTypeId
   readonly jobName: string
   readonly trigger: Trigger
-  readonly payloadSchema: AnyStructSchema
+  readonly payloadSchema: Schema.Top
   readonly successSchema: Schema.Top
   readonly errorSchema: Schema.Top
   readonly retry: RetryPolicy.RetryPolicy<never>
@@ -192,233 +161,17 @@ export interface HandlerService {
   readonly onFailure: HandlerOptions<unknown, unknown, Provided>["onFailure"]
   /** The services that the handler's Layer was built with, which are all that it needs beside `Provided`. */
   readonly context: Context.Context<never>
+  /** Of the contract that was implemented: another one of its name has another. */
+  readonly target: Dispatchable
 }
 
-export const isJob = (u: unknown): u is Any => typeof u === "function" && TypeId in u
+export const isJob = (u: unknown): u is Any => typeof u === "function" && JobTypeId in u
 
-/** Every name that travels: jobs, listeners, cron jobs and domain events. */
-const namePattern = /^[a-z0-9]+(?:[._/-][a-z0-9]+)*$/
-
-/** PersistedQueue's queue names hold 255 characters on Postgres; this leaves room for a prefix. */
-const maxNameLength = 200
-
-/** The name, or a refusal in one sentence. */
-export const checkedName = <Name extends string>(name: Name, kind: string): Name => {
-  if (!namePattern.test(name)) {
-    throw new DefinitionError({
-      message: `${JSON.stringify(name)} can't be the name of a ${kind}: use words of a-z and 0-9 joined by ".", "-", "_" or "/", as in "mail.welcome".`
-    })
-  }
-  if (name.length > maxNameLength) {
-    throw new DefinitionError({
-      message: `The name of a ${kind} has at most ${maxNameLength} characters, and "${name.slice(0, 40)}…" has ${name.length}.`
-    })
-  }
-  return name
-}
-
-/** Struct fields or a struct schema, as a schema; or a refusal in one sentence. */
-export const checkedPayload = (payload: unknown, kind: string, name: string): AnyStructSchema => {
-  if (Schema.isSchema(payload)) {
-    if ("fields" in payload && typeof payload.fields === "object") {
-      // sound: `isSchema` and `fields` are all that the interface asks for beyond what every schema has
-      return payload as unknown as AnyStructSchema
-    }
-  } else if (
-    typeof payload === "object" &&
-    payload !== null &&
-    Object.values(payload).every((field) => Schema.isSchema(field))
-  ) {
-    // sound: a record of schemas is what struct fields are
-    return Schema.Struct(payload as Schema.Struct.Fields)
-  }
-  throw new DefinitionError({
-    message: `The payload of the ${kind} "${name}" must be struct fields or a struct schema, as in { email: Schema.String }.`
-  })
-}
-
-/** What dispatch needs of a contract; its codecs are made when first used. */
-export const dispatchable = <Payload extends AnyStructSchema>(options: {
-  readonly kind: "job" | "event"
-  readonly name: string
-  readonly payloadSchema: Payload
-  readonly idempotencyKey: ((payload: never) => string) | undefined
-}): Dispatchable<Payload["EncodingServices"]> => {
-  let codec: PayloadCodec<Payload["EncodingServices"]> | undefined
-  return {
-    kind: options.kind,
-    name: options.name,
-    idempotencyKey: options.idempotencyKey,
-    get codec() {
-      return (codec ??= payloadCodec(options.payloadSchema))
-    }
-  }
-}
-
-const payloadCodec = <Payload extends AnyStructSchema>(
-  schema: Payload
-): PayloadCodec<Payload["EncodingServices"]> => {
-  const json = Schema.toCodecJson(schema)
-  return {
-    make: withAllIssues((input, parseOptions) => schema.makeEffect(input, { parseOptions })),
-    encode: withAllIssues(SchemaParser.encodeUnknownEffect(json)),
-    decode: withAllIssues(SchemaParser.decodeUnknownEffect(json))
-  }
-}
-
-const allIssues: SchemaAST.ParseOptions = { errors: "all" }
-
-/** Effect has a faster way to parse up to the first issue; what has one is parsed again, for all of them. */
-const withAllIssues =
-  <A, R>(
-    parse: (input: unknown, options?: SchemaAST.ParseOptions) => Effect.Effect<A, SchemaIssue.Issue, R>
-  ) =>
-  (input: unknown): Effect.Effect<A, SchemaIssue.Issue, R> =>
-    Effect.catchEager(parse(input), () => parse(input, allIssues))
-
-/** The services of a handler's Layer, without those that a run brings itself. */
-export const ownServices: (context: Context.Context<never>) => Context.Context<never> = Context.omit(
-  Dispatcher,
-  CurrentRun,
-  Scope.Scope,
-  ParentSpan,
-  WorkflowEngine,
-  WorkflowInstance,
-  Steps.CurrentSteps
-)
-
-const Proto = {
-  [TypeId]: TypeId,
-  annotate(this: Definition, key: Context.Key<unknown, unknown>, value: unknown) {
-    return contract({ ...definitionOf(this), annotations: Context.add(this.annotations, key, value) })
-  },
-  toLayer(
-    this: Definition,
-    handler: HandlerService["run"],
-    options?: HandlerOptions<unknown, unknown, Provided>
-  ) {
-    return Layer.effect(
-      this.handler,
-      Effect.map(Effect.context<never>(), (context): HandlerService => ({
-        run: handler,
-        onFailure: options?.onFailure,
-        context: ownServices(context)
-      }))
-    )
-  },
-  run(this: Definition, input: unknown) {
-    return runOnce(this, input)
-  },
-  dispatch(this: Definition, payload: unknown, options?: DispatchOptions) {
-    return dispatchOne(this.target, payload, options)
-  },
-  dispatchAll(this: Definition, payloads: ReadonlyArray<unknown>, options?: DispatchAllOptions<never>) {
-    return dispatchAll(this.target, payloads, options ?? {})
-  }
-}
-
-/** The values of a contract, as `makeContract` puts them together. */
-type Definition = Omit<Any, typeof TypeId>
-
-const definitionOf = (self: Definition): Definition => ({
-  jobName: self.jobName,
-  trigger: self.trigger,
-  payloadSchema: self.payloadSchema,
-  successSchema: self.successSchema,
-  errorSchema: self.errorSchema,
-  retry: self.retry,
-  timeout: self.timeout,
-  annotations: self.annotations,
-  handler: self.handler,
-  target: self.target
-})
-
-/**
- * The class of a contract: its values, on the prototype that holds the methods, so that
- * `class X extends Job.make(…) {}` inherits both.
- */
-const contract = (definition: Definition): unknown => {
-  function Contract() {}
-  Object.setPrototypeOf(Contract, Proto)
-  return Object.assign(Contract, definition)
-}
-
-/** The dispatcher that a handler sees where a test calls it without one. */
-const noDispatcher: Dispatcher["Service"] = {
-  send: ([{ message }]) =>
-    Effect.fail(
-      DispatchError.of(
-        new Unavailable({
-          job: message.name,
-          engine: "Job.run",
-          detail:
-            "it has no Dispatcher, provide one (such as TestDispatcher.layer) to the effect that calls run"
-        })
-      )
-    )
-}
-
-const runOnce = (self: Definition, input: unknown) =>
-  Effect.flatMap(
-    Effect.mapError(self.target.codec.make(input), (issue) =>
-      DispatchError.of(InvalidPayload.fromIssue(self.jobName, issue))
-    ),
-    (payload) =>
-      Effect.flatMap(DateTime.now, (dispatchedAt) =>
-        Effect.contextWith((context: Context.Context<never>) => {
-          const handler = Context.getUnsafe(context, self.handler)
-          const dispatcher = Option.getOrElse(Context.getOption(context, Dispatcher), () => noDispatcher)
-          return Effect.updateContext(Effect.scoped(handler.run(payload)), () =>
-            handlerContext(
-              workerContext(context, handler, dispatcher),
-              {
-                id: crypto.randomUUID(),
-                job: self.jobName,
-                attempt: 1,
-                maxAttempts: self.retry.attempts,
-                dispatchedAt
-              },
-              Steps.inMemory
-            )
-          )
-        })
-      )
-  )
-
-/**
- * What all runs of a worker have: its surroundings (such as clock, tracer and loggers), the services of the
- * handler's Layer over them, and over those what the runner provides to every run alike.
- */
-export const workerContext = (
-  surroundings: Context.Context<never>,
-  handler: HandlerService,
-  dispatcher: Dispatcher["Service"],
-  engine: WorkflowEngine["Service"] = Steps.engine
-): Context.Context<Dispatcher | WorkflowEngine> =>
-  Context.add(
-    Context.add(Context.merge(surroundings, handler.context), Dispatcher, dispatcher),
-    WorkflowEngine,
-    engine
-  )
-
-/** What a handler runs with: its worker's context, and what is this run's alone. */
-export const handlerContext = (
-  worker: Context.Context<Dispatcher | WorkflowEngine>,
-  run: CurrentRun["Service"],
-  steps: () => Steps.RunSteps
-): Context.Context<Exclude<Provided, Scope.Scope>> =>
-  Steps.provide(Context.add(worker, CurrentRun, run), {
-    job: run.job,
-    id: run.id,
-    attempt: run.attempt,
-    steps: Steps.once(steps)
-  })
-
-/** Struct fields, or a schema that has some. */
-export type PayloadInput = Schema.Struct.Fields | AnyStructSchema
+/** Struct fields, or any schema whose JSON is an object: a struct, a class, a union of them. */
+export type PayloadInput = Schema.Struct.Fields | (Schema.Top & { readonly Encoded: object })
 
 /** The schema that a {@link PayloadInput} stands for. */
-export type PayloadSchema<P extends PayloadInput> = P extends AnyStructSchema
+export type PayloadSchema<P extends PayloadInput> = P extends Schema.Top
   ? P
   : P extends Schema.Struct.Fields
     ? Schema.Struct<P>
@@ -432,51 +185,13 @@ export interface Options<Success extends Schema.Top, Error extends Schema.Top> {
   readonly error?: Error | undefined
   /** Default: `RetryPolicy.none`, one attempt. */
   readonly retry?: RetryPolicy.Input<Error["Type"]> | undefined
-  /** Of one attempt: its handler is interrupted then, and it counts as failed. Default: no limit. */
+  /**
+   * Of one attempt: its handler is interrupted then, and it counts as failed. Finalizers aren't counted in the time,
+   * and an uninterruptible handler that succeeds after it has succeeded. Default: no limit.
+   */
   readonly timeout?: Duration.Input | undefined
   /** For what only one engine understands; also added with `annotate`. */
   readonly annotations?: Context.Context<never> | undefined
-}
-
-/** Checks and puts together what `make` was given; for `Job`, `Listener` and `CronJob`. */
-export const makeContract = (
-  kind: "job" | "listener" | "cron job" | "workflow",
-  name: string,
-  options: Options<Schema.Top, Schema.Top> & {
-    readonly trigger: Trigger
-    readonly payload: unknown
-    readonly idempotencyKey?: ((payload: never) => string) | undefined
-  }
-): unknown => {
-  // the names of workflows are given by other rules
-  const jobName = kind === "workflow" ? name : checkedName(name, kind)
-  const payloadSchema = checkedPayload(options.payload, kind, jobName)
-  const timeout =
-    options.timeout === undefined
-      ? undefined
-      : checkedDuration(options.timeout, `The timeout of the ${kind} "${jobName}"`)
-  if (timeout !== undefined && Duration.isZero(timeout)) {
-    throw new DefinitionError({
-      message: `The timeout of the ${kind} "${jobName}" must be longer than nothing.`
-    })
-  }
-  return contract({
-    jobName,
-    trigger: options.trigger,
-    payloadSchema,
-    successSchema: options.success ?? Schema.Void,
-    errorSchema: options.error ?? Schema.Defect(),
-    retry: options.retry === undefined ? RetryPolicy.none : RetryPolicy.make(options.retry),
-    timeout,
-    annotations: options.annotations ?? Context.empty(),
-    handler: Context.Service<never, HandlerService>(`effect-jobs/Job/Handler/${jobName}`),
-    target: dispatchable({
-      kind: "job",
-      name: jobName,
-      payloadSchema,
-      idempotencyKey: options.idempotencyKey
-    })
-  })
 }
 
 /**

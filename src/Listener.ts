@@ -4,12 +4,13 @@
  */
 import type * as Schema from "effect/Schema"
 import type { DomainEvent } from "./DomainEvent.ts"
-import { type AnyStructSchema, type Contract, makeContract, type Options } from "./Job.ts"
+import { makeContract } from "./internal/contract.ts"
+import { type Contract, type Options } from "./Job.ts"
 
 /** A listener: implemented with `toLayer` and put into the list of jobs, as a job is. */
 export interface Listener<
   Name extends string,
-  Payload extends AnyStructSchema,
+  Payload extends Schema.Top,
   Success extends Schema.Top,
   Error extends Schema.Top
 > extends Contract<Name, Payload, Success, Error> {}
@@ -23,7 +24,7 @@ export interface Listener<
 export const make = <
   const Name extends string,
   const Event extends string,
-  Payload extends AnyStructSchema,
+  Payload extends Schema.Top,
   Success extends Schema.Top = Schema.Void,
   Error extends Schema.Top = Schema.Defect
 >(

@@ -2,27 +2,38 @@
  * What an attempt comes to, and who is told of a run that has failed for good. Engines act on an {@link Outcome},
  * and on nothing else.
  */
-import * as Cause from "effect/Cause"
+import type * as Cause from "effect/Cause"
+import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import type * as LogLevel from "effect/LogLevel"
 import * as Schema from "effect/Schema"
 import type { JobMessage } from "./Dispatcher.ts"
+import { reportCause } from "./internal/isolated.ts"
 import type * as Job from "./Job.ts"
 
-/** Why a message has failed for good. */
-export type FailedReason =
-  /** The payload doesn't decode: the handler never saw it. */
-  | "InvalidPayload"
-  /** The last attempt that the policy allows has failed. */
-  | "AttemptsExhausted"
-  /** The policy's `while` said no. */
-  | "NotRetryable"
-  /** The runner has no job of this name. */
-  | "UnknownJob"
+/**
+ * Why a run has failed for good.
+ *
+ * - `InvalidPayload`: the payload doesn't decode; the handler never saw it.
+ * - `AttemptsExhausted`: the last attempt that the policy allows has failed.
+ * - `NotRetryable`: the policy's `while` said no, or the policy itself threw.
+ * - `InvalidSuccess`: the success schema doesn't encode what the handler succeeded with.
+ * - `UnknownJob`: the worker has no job of this name.
+ */
+export const FailedReason = Schema.Literals([
+  "InvalidPayload",
+  "AttemptsExhausted",
+  "NotRetryable",
+  "InvalidSuccess",
+  "UnknownJob"
+])
+export type FailedReason = typeof FailedReason.Type
 
-/** What an engine has to act on after an attempt. */
+/** An engine acts on it after an attempt. */
 export type Outcome = Succeeded | Retry | Failed
 
+/** The handler has succeeded. */
 export interface Succeeded {
   readonly _tag: "Succeeded"
   readonly value: unknown
@@ -30,6 +41,7 @@ export interface Succeeded {
   readonly encoded: Schema.Json
 }
 
+/** The attempt has failed, and another one follows. */
 export interface Retry {
   readonly _tag: "Retry"
   /** Run it again after this long or more. */
@@ -39,13 +51,17 @@ export interface Retry {
   readonly cause: Cause.Cause<unknown>
 }
 
+/** The run has failed for good: `Runner.failed` follows. */
 export interface Failed {
   readonly _tag: "Failed"
   readonly reason: FailedReason
   readonly cause: Cause.Cause<unknown>
 }
 
-/** An attempt that took longer than its job's `timeout`. It is a defect, so `while` isn't asked about it. */
+/**
+ * An attempt that was interrupted at its job's `timeout`. It is a defect, so `while` isn't asked about it. Finalizers,
+ * and what is uninterruptible, go on until they end.
+ */
 export class JobTimeout extends Schema.TaggedError<JobTimeout>()("JobTimeout", {
   job: Schema.String,
   id: Schema.String,
@@ -59,7 +75,7 @@ export class JobTimeout extends Schema.TaggedError<JobTimeout>()("JobTimeout", {
   }
 }
 
-/** A handler's success that its job's success schema doesn't encode. It is a defect. */
+/** A handler's success that its job's success schema doesn't encode. It is a defect, and is never retried. */
 export class InvalidSuccess extends Schema.TaggedError<InvalidSuccess>()("InvalidSuccess", {
   job: Schema.String,
   id: Schema.String,
@@ -67,6 +83,18 @@ export class InvalidSuccess extends Schema.TaggedError<InvalidSuccess>()("Invali
 }) {
   override get message(): string {
     return `The handler of "${this.job}" (id ${this.id}) succeeded with what its success schema doesn't encode: ${this.issue}.`
+  }
+}
+
+/** A typed error that its job's error schema doesn't encode, as it is recorded: a defect. */
+export class InvalidError extends Schema.TaggedError<InvalidError>()("InvalidError", {
+  job: Schema.String,
+  issue: Schema.String,
+  /** The error in words. */
+  error: Schema.String
+}) {
+  override get message(): string {
+    return `The handler of "${this.job}" failed with what its error schema doesn't encode (${this.issue}): ${this.error}.`
   }
 }
 
@@ -87,32 +115,35 @@ export class WorkerLost extends Schema.TaggedError<WorkerLost>()("WorkerLost", {
   }
 }
 
-/** A job that has failed for good, as `onError` and logs get it. The message is one sentence. */
+/** A run that has failed for good, as `onError` and logs get it. The message is one sentence. */
 export class JobFailed extends Schema.TaggedError<JobFailed>()("JobFailed", {
   job: Schema.String,
   id: Schema.String,
   /** The attempts made; 0 where the handler never saw the message. */
   attempts: Schema.Int,
-  reason: Schema.Literals(["InvalidPayload", "AttemptsExhausted", "NotRetryable", "UnknownJob"]),
+  reason: FailedReason,
+  /** The failure in one line. */
+  summary: Schema.String,
   cause: Schema.Cause(Schema.Unknown, Schema.Unknown)
 }) {
-  static of(message: JobMessage, attempt: number, failed: Failed): JobFailed {
-    const seen = failed.reason === "AttemptsExhausted" || failed.reason === "NotRetryable"
+  /** @internal */
+  static of(message: JobMessage, attempt: number, failed: Failed, summary: string): JobFailed {
+    const seen = failed.reason !== "InvalidPayload" && failed.reason !== "UnknownJob"
     return new JobFailed({
       job: message.name,
       id: message.id,
       attempts: seen ? attempt : 0,
       reason: failed.reason,
+      summary,
       cause: failed.cause
     })
   }
   override get message(): string {
-    const error = Cause.prettyErrors(this.cause)[0]
-    const last = error?.message || error?.name || "it was interrupted from within"
-    const end = /[.!?]$/.test(last) ? last : `${last}.`
+    const end = /[.!?]$/.test(this.summary) ? this.summary : `${this.summary}.`
     const job = `"${this.job}" (id ${this.id})`
     switch (this.reason) {
       case "InvalidPayload":
+      case "InvalidSuccess":
         // it names the message, the job and the path itself
         return end
       case "UnknownJob":
@@ -127,8 +158,28 @@ export class JobFailed extends Schema.TaggedError<JobFailed>()("JobFailed", {
   }
 }
 
-/** Gets a job that has failed for good. What it fails with is logged and goes no further. */
+/**
+ * Gets each run that has failed for good, after its job's `onFailure`. `job` is undefined where the worker has none
+ * of this name. A failure of its own is logged and changes nothing.
+ */
 export type OnError = (error: JobFailed, job: Job.Any | undefined) => Effect.Effect<unknown, unknown>
 
-/** The failure as one sentence, and its cause below it. Not the payload. */
-export const logJobFailed: OnError = (error) => Effect.logError(error.message, error.cause)
+/**
+ * The default `onError`: the failure as one sentence at error level, with its cause, and annotated with job, id and
+ * attempts. Not the payload.
+ */
+export const logJobFailed: OnError = (error) =>
+  Effect.annotateLogs(reportCause(Effect.logError, error.message, error.cause), {
+    job: error.job,
+    id: error.id,
+    attempt: error.attempts
+  })
+
+/**
+ * The level at which a worker logs an attempt that will be retried: one line with job, id, attempt, the failure and
+ * the delay. Set it around the worker's Layer: `Layer.provide(Layer.succeed(Outcome.RetryLogLevel, "Debug"))`.
+ * `"None"` logs nothing. Default `"Warn"`.
+ */
+export const RetryLogLevel = Context.Reference<LogLevel.Severity | "None">("effect-jobs/RetryLogLevel", {
+  defaultValue: () => "Warn"
+})

@@ -1,4 +1,3 @@
-export * as Attempt from "./Attempt.ts"
 export * as CronJob from "./CronJob.ts"
 export { DefinitionError } from "./DefinitionError.ts"
 export {

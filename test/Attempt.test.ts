@@ -1,5 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Attempt, Outcome, InlineDispatcher, Job, RetryPolicy } from "effect-jobs"
+import { InlineDispatcher, Job, RetryPolicy } from "effect-jobs"
+import { makeRunner } from "effect-jobs/engine"
 import { Cause, Context, Effect, Layer, Logger, Metric, References, Schema, Tracer } from "effect"
 import { TestClock } from "effect/testing"
 
@@ -97,7 +98,8 @@ describe("observability", () => {
           "messaging.operation.name": "process",
           "messaging.destination.name": "attempt.work",
           "messaging.message.id": "id-1",
-          "effect_jobs.attempt": index + 1
+          "effect_jobs.attempt": index + 1,
+          ...(index === 0 ? { "error.type": "Oops" } : {})
         })
         assert.strictEqual(span?.traceId, caller?.traceId)
         assert.strictEqual(span?.parent._tag === "Some" && span.parent.value.spanId, producer?.spanId)
@@ -172,28 +174,29 @@ describe("observability", () => {
 
 describe("a run", () => {
   const message = (name: string, payload: Schema.Json) => ({ id: "1", name, payload, dispatchedAt: 0 })
-  const runner = Effect.provide(Attempt.makeRunner([Work]), WorkLive)
-  const options = { attempt: 1, dispatcher: { send: () => Effect.void } }
+  const worker = { name: "the test's worker", dispatcher: { send: () => Effect.void } }
+  const runner = Effect.provide(makeRunner([Work], worker), WorkLive)
+  const options = { attempt: 1 }
 
   it.effect("of a job that the runner doesn't have has failed, by name", () =>
     Effect.gen(function* () {
-      const outcome = yield* (yield* runner).run(message("other", {}), options)
+      const outcome = yield* (yield* runner).attempt(message("other", {}), options)
       assert(outcome._tag === "Failed")
       assert.strictEqual(outcome.reason, "UnknownJob")
       assert.include(
         String(Cause.squash(outcome.cause)),
-        `"other" is not in the list of jobs given to this worker`
+        `"other" is not in the list of jobs given to the test's worker`
       )
     })
   )
 
   it.effect("of a message that doesn't decode says what is wrong and where", () =>
     Effect.gen(function* () {
-      const { run } = yield* runner
+      const { attempt: run } = yield* runner
       const wrong = yield* run(message("attempt.work", { failures: "none" }), options)
       assert(wrong._tag === "Failed")
       assert.strictEqual(
-        Outcome.JobFailed.of(message("attempt.work", {}), 1, wrong).message,
+        (yield* (yield* runner).failed(message("attempt.work", {}), wrong, options)).message,
         `The message "1" for "attempt.work" has an invalid payload: Missing key at "password"; Expected number at "failures".`
       )
       assert.deepInclude(yield* run(message("attempt.work", null), options), { reason: "InvalidPayload" })
@@ -212,8 +215,8 @@ describe("a run", () => {
           }
         }
       }) {}
-      const { run } = yield* Effect.provide(
-        Attempt.makeRunner([Picky]),
+      const { attempt: run } = yield* Effect.provide(
+        makeRunner([Picky], worker),
         Picky.toLayer(() => Effect.fail(new Error("the failure")))
       )
       const outcome = yield* run(message("picky", {}), options)
@@ -230,8 +233,8 @@ describe("a run", () => {
         payload: { of: Schema.Finite },
         success: Schema.Struct({ at: Schema.Date, count: Schema.Int })
       }) {}
-      const { run } = yield* Effect.provide(
-        Attempt.makeRunner([Counts]),
+      const { attempt: run } = yield* Effect.provide(
+        makeRunner([Counts], worker),
         Counts.toLayer(({ of }) => Effect.succeed({ at: new Date(0), count: of }))
       )
       assert.deepInclude(yield* run(message("counts", { of: 1 }), options), {
@@ -251,15 +254,17 @@ describe("a run", () => {
     Effect.gen(function* () {
       const { encodeFailure } = yield* runner
       assert.deepStrictEqual(yield* encodeFailure("attempt.work", Cause.fail(new Oops({ code: 7 }))), {
-        _tag: "Oops",
-        code: 7
+        json: { _tag: "Oops", code: 7 },
+        typed: true
       })
-      assert.deepInclude(yield* encodeFailure("attempt.work", Cause.die(new Error("boom"))), {
-        message: "boom"
-      })
-      assert.deepInclude(yield* encodeFailure("attempt.work", Cause.fail(new Error("not an Oops"))), {
-        message: "not an Oops"
-      })
+      const boom = yield* encodeFailure("attempt.work", Cause.die(new Error("boom")))
+      assert.deepInclude(boom.json, { message: "boom" })
+      assert.isFalse(boom.typed)
+      // sound: it is what the test is about
+      const other = yield* encodeFailure("attempt.work", Cause.fail(new Error("not an Oops")))
+      assert.isFalse(other.typed)
+      assert.include(JSON.stringify(other.json), "failed with what its error schema doesn't encode")
+      assert.include(JSON.stringify(other.json), "not an Oops")
     })
   )
 
@@ -270,7 +275,7 @@ describe("a run", () => {
       const WhoLive = Who.toLayer(() => Effect.map(Tenant, (name) => name)).pipe(
         Layer.provide(Layer.succeed(Tenant, "of the Layer"))
       )
-      const { run } = yield* Effect.provide(Attempt.makeRunner([Who]), WhoLive)
+      const { attempt: run } = yield* Effect.provide(makeRunner([Who], worker), WhoLive)
       const outcome = yield* Effect.provideService(run(message("who", {}), options), Tenant, "of the caller")
       assert.deepInclude(outcome, { value: "of the Layer" })
     })

@@ -86,7 +86,7 @@ describe("payloads", () => {
     it(`refuses ${Schema.isSchema(wrong) ? wrong.ast._tag : JSON.stringify(wrong)}`, () => {
       assert.strictEqual(
         refusal(() => Job.make("a.b", { payload: wrong as never })),
-        `The payload of the job "a.b" must be struct fields or a struct schema, as in { email: Schema.String }.`
+        `The payload of the job "a.b" must be struct fields, or a schema whose JSON is an object, as in { email: Schema.String }.`
       )
     })
   }
@@ -96,7 +96,7 @@ describe("time limits", () => {
   it("are refused where they can't be", () => {
     assert.strictEqual(
       refusal(() => Job.make("a", { payload, timeout: "-1 seconds" })),
-      `The timeout of the job "a" must be a finite duration that isn't negative, not -1s.`
+      `The timeout of the job "a" must be a duration of 0 to 36525 days, not "-1 seconds".`
     )
     assert.strictEqual(
       refusal(() => Job.make("a", { payload, timeout: 0 })),

@@ -3,7 +3,6 @@ import { it } from "@effect/vitest"
 import { Cause, Duration, Effect, Exit, Fiber, Layer, Schedule, Schema } from "effect"
 import { TestClock } from "effect/testing"
 import {
-  Attempt,
   Outcome,
   CronJob,
   type DispatchError,
@@ -17,9 +16,11 @@ import {
   RetryPolicy,
   Unavailable
 } from "effect-jobs"
+import { makeRunner } from "effect-jobs/engine"
 import { InngestClient, InngestWorker } from "effect-jobs/inngest"
 import { QueueStore, QueueWorker } from "effect-jobs/queue"
 import { describe, expect } from "vitest"
+import { checkedJobs } from "../src/internal/compiled.ts"
 
 /** What someone without types may write. */
 const untyped = (value: unknown): never =>
@@ -76,25 +77,25 @@ describe("messages", () => {
         () => CronJob.make("daily", { cron: "0 25 * * *" }),
         () => CronJob.make("daily", { cron: "0 0 30 2 *" }),
         () => CronJob.make("daily", { cron: "0 9 * * *", timeZone: "Europe/Londn" }),
-        () => Attempt.checkedJobs([Mail, Other, Mail])
+        () => checkedJobs([Mail, Other, Mail])
       ].map(thrown)
     ).toMatchInlineSnapshot(`
       [
         """ can't be the name of a job: use words of a-z and 0-9 joined by ".", "-", "_" or "/", as in "mail.welcome".",
         ""Mail Welcome" can't be the name of a job: use words of a-z and 0-9 joined by ".", "-", "_" or "/", as in "mail.welcome".",
         "The name of a job has at most 200 characters, and "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…" has 201.",
-        "The payload of the job "mail" must be struct fields or a struct schema, as in { email: Schema.String }.",
-        "The payload of the job "mail" must be struct fields or a struct schema, as in { email: Schema.String }.",
+        "The payload of the job "mail" must be struct fields, or a schema whose JSON is an object, as in { email: Schema.String }.",
+        "The payload of the job "mail" must be struct fields, or a schema whose JSON is an object, as in { email: Schema.String }.",
         "A retry policy's attempts must be an integer of at least 1 (the first run counts), not -3.",
         "A retry policy's attempts must be an integer of at least 1 (the first run counts), not 1.5.",
         "The timeout of the job "mail" must be longer than nothing.",
-        "The timeout of the job "mail" must be a finite duration that isn't negative, not -1s.",
-        "The timeout of the job "mail" must be a finite duration that isn't negative, not "soon".",
+        "The timeout of the job "mail" must be a duration of 0 to 36525 days, not "-1 seconds".",
+        "The timeout of the job "mail" must be a duration of 0 to 36525 days, not "soon".",
         ""Post Published" can't be the name of a domain event: use words of a-z and 0-9 joined by ".", "-", "_" or "/", as in "mail.welcome".",
-        "The payload of the domain event "post.published" must be struct fields or a struct schema, as in { email: Schema.String }.",
+        "The payload of the domain event "post.published" must be struct fields, or a schema whose JSON is an object, as in { email: Schema.String }.",
         ""On Published" can't be the name of a listener: use words of a-z and 0-9 joined by ".", "-", "_" or "/", as in "mail.welcome".",
-        "A retry policy's delay must be a finite duration that isn't negative, not Infinity.",
-        "A retry policy's delay must be a finite duration that isn't negative, not -1s.",
+        "A retry policy's delay must be a duration of 0 to 36525 days, not Infinity.",
+        "A retry policy's delay must be a duration of 0 to 36525 days, not "-1 seconds".",
         "A retry policy's factor must be a finite number of at least 1, not 0.5.",
         "A retry policy's jitter must be from 0 to 1, not 2.",
         "A retry policy from a schedule that never ends needs attempts: say how many runs there may be.",
@@ -103,7 +104,7 @@ describe("messages", () => {
         ""0 25 * * *" can't be the schedule of the cron job "daily": Expected a value between 0 and 23.",
         ""0 0 30 2 *" can't be the schedule of the cron job "daily": no date fits it.",
         ""Europe/Londn" can't be the time zone of the cron job "daily": use an IANA name, as in "Europe/London".",
-        "Two jobs in the list have the name "mail.welcome": give each a name of its own.",
+        "The job "mail.welcome" is in the list twice: leave one out.",
       ]
     `)
   })
@@ -149,11 +150,11 @@ describe("messages", () => {
         )
       ]).toMatchInlineSnapshot(`
         [
-          "Two jobs in the list have the name "mail.welcome": give each a name of its own.",
+          "The job "mail.welcome" is in the list twice: leave one out.",
           "The concurrency of InlineDispatcher.layer must be an integer of at least 1, not 0.",
-          "The shutdownTimeout of InlineDispatcher.layer must be a finite duration that isn't negative, not -1s.",
+          "The shutdownTimeout of InlineDispatcher.layer must be a duration of 0 to 36525 days, not "-1 seconds".",
           "The deduplication.capacity of InlineDispatcher.layer must be an integer of at least 1, not 1.5.",
-          "The deduplication.timeToLive of InlineDispatcher.layer must be a finite duration that isn't negative, not -1s.",
+          "The deduplication.timeToLive of InlineDispatcher.layer must be a duration of 0 to 36525 days, not "-1 seconds".",
           "The concurrency of QueueWorker.layer must be an integer of at least 1, not 0.5.",
           ""mail.many" can't have 30 attempts on Inngest: it has at most 21 (20 retries).",
           ""mail.slow" can't wait for 500d after attempt 1 on Inngest: a retry comes after 1d at most.",
@@ -189,8 +190,8 @@ describe("messages", () => {
           "The payload for "mail.welcome" is invalid: Expected object.",
           ""mail.welcome" can't be dispatched with this id: it must have 1 to 255 characters, not 0.",
           ""mail.welcome" can't be dispatched with this id: it must have 1 to 255 characters, not 256.",
-          ""mail.welcome" can't be dispatched with this delay: it must be a finite duration that isn't negative, not -1s.",
-          ""mail.welcome" can't be dispatched with this delay: it must be a finite duration that isn't negative, not "soon".",
+          ""mail.welcome" can't be dispatched with this delay: it must be a duration of 0 to 36525 days, not "-1 seconds".",
+          ""mail.welcome" can't be dispatched with this delay: it must be a duration of 0 to 36525 days, not "soon".",
           ""mail.welcome" can't be dispatched with this at: say either at or delay, not both.",
           ""mail.welcome" can't be dispatched with this at: it isn't a valid date and time.",
           ""mail.other" is not in the list of jobs given to InlineDispatcher.layer: add it there, with its handler.",
@@ -213,22 +214,28 @@ describe("messages", () => {
         error: Schema.String,
         retry: { attempts: 3, while: (error) => error !== "no such address" }
       }) {}
-      const runner = yield* Attempt.makeRunner([Mail, Once, Picky]).pipe(
+      const worker = {
+        name: "the test's worker",
+        dispatcher: { send: () => Effect.void },
+        onError: () => Effect.void
+      }
+      const runner = yield* makeRunner([Mail, Once, Picky], worker).pipe(
         Effect.provide([
           Mail.toLayer(({ tags }) => (tags.length === 0 ? Effect.fail("the server is busy") : Effect.never)),
           Once.toLayer(() => Effect.succeed(untyped({ name: 1 }))),
           Picky.toLayer(() => Effect.fail("no such address"))
         ])
       )
-      const dispatcher = { send: () => Effect.void }
       const run = (payload: Schema.Json, attempt: number, name: string = Mail.jobName) => {
         const message = { id: "an-id", name, payload, dispatchedAt: 0 }
-        return Effect.map(runner.run(message, { attempt, dispatcher }), (outcome) =>
+        return Effect.flatMap(runner.attempt(message, { attempt }), (outcome) =>
           outcome._tag === "Failed"
-            ? Outcome.JobFailed.of(message, attempt, outcome).message
-            : outcome._tag === "Retry"
-              ? (Cause.prettyErrors(outcome.cause)[0]?.message ?? "")
-              : "it succeeded"
+            ? Effect.map(runner.failed(message, outcome, { attempt }), (failed) => failed.message)
+            : Effect.succeed(
+                outcome._tag === "Retry"
+                  ? (Cause.prettyErrors(outcome.cause)[0]?.message ?? "")
+                  : "it succeeded"
+              )
         )
       }
       const good = { to: { email: "a" }, tags: [] }
@@ -247,9 +254,9 @@ describe("messages", () => {
         [
           "The message "an-id" for "mail.welcome" has an invalid payload: Expected string at "to.email"; Expected number at "tags[0]".",
           ""mail.welcome" (id an-id) failed in all of its 3 attempts, the last time with: the server is busy.",
-          ""mail.once" (id an-id) failed in its only attempt: The handler of "mail.once" (id an-id) succeeded with what its success schema doesn't encode: Expected string at "name".",
+          "The handler of "mail.once" (id an-id) succeeded with what its success schema doesn't encode: Expected string at "name".",
           ""mail.picky" (id an-id) failed in attempt 1 with an error that isn't retried: no such address.",
-          "The message "an-id" can't be run: "mail.unknown" is not in the list of jobs given to this worker: add it there, with its handler.",
+          "The message "an-id" can't be run: "mail.unknown" is not in the list of jobs given to the test's worker: add it there, with its handler.",
           "Attempt 2 of "mail.welcome" (id an-id) was interrupted: it took longer than its timeout of 1s.",
           "The worker of "mail.welcome" (id an-id) was lost in attempt 3, the last one: EOF",
           "The worker of "mail.welcome" (id an-id) was lost in attempt 3, the last one.",

@@ -1,6 +1,7 @@
 // The program of docs/own-dispatcher.md: a test compares them.
 import { Effect, FiberSet, Layer } from "effect"
-import { Attempt, CronJob, Dispatcher, type Job, type JobMessage, Steps } from "effect-jobs"
+import { Dispatcher, type Job, type JobMessage } from "effect-jobs"
+import { completeDeferred, makeRunner, type RunSteps, runTicks, stepsInMemory } from "effect-jobs/engine"
 import * as Clock from "effect/Clock"
 
 export const layer = <const Jobs extends ReadonlyArray<Job.Any>>(
@@ -9,24 +10,8 @@ export const layer = <const Jobs extends ReadonlyArray<Job.Any>>(
   Layer.effect(
     Dispatcher,
     Effect.gen(function* () {
-      const runner = yield* Attempt.makeRunner(jobs)
       const fork = yield* FiberSet.makeRuntime()
-      const taken = new Map<string, () => Steps.RunSteps>()
-
-      const run = (message: JobMessage, steps: () => Steps.RunSteps, attempt: number): Effect.Effect<void> =>
-        Effect.flatMap(runner.run(message, { attempt, dispatcher, steps }), (outcome) => {
-          switch (outcome._tag) {
-            case "Succeeded":
-              return Effect.void
-            case "Retry":
-              return Effect.andThen(
-                Effect.sleep(outcome.delay),
-                Effect.suspend(() => run(message, steps, attempt + 1))
-              )
-            case "Failed":
-              return runner.giveUp(message, { attempt, dispatcher, cause: outcome.cause })
-          }
-        })
+      const taken = new Map<string, RunSteps>()
 
       const dispatcher: Dispatcher["Service"] = {
         send: Effect.fnUntraced(function* (requests) {
@@ -34,7 +19,7 @@ export const layer = <const Jobs extends ReadonlyArray<Job.Any>>(
           for (const { kind, message, notBefore } of requests) {
             if (kind === "completion") {
               const steps = taken.get(`${message.name} ${message.id}`)
-              if (steps !== undefined) yield* Steps.complete(steps(), message)
+              if (steps !== undefined) yield* completeDeferred(steps, message)
               continue
             }
             // an event's message goes to each of its listeners, under the event's id
@@ -45,16 +30,34 @@ export const layer = <const Jobs extends ReadonlyArray<Job.Any>>(
             for (const message of messages) {
               const key = `${message.name} ${message.id}`
               if (taken.has(key)) continue
-              const steps = Steps.once(Steps.inMemory)
+              const steps = stepsInMemory()
               taken.set(key, steps)
               fork(Effect.delay(run(message, steps, 1), Math.max(0, (notBefore ?? now) - now)))
             }
           }
         })
       }
+      const runner = yield* makeRunner(jobs, { name: "the dispatcher of the docs", dispatcher })
+
+      const run = (message: JobMessage, steps: RunSteps, attempt: number): Effect.Effect<unknown> =>
+        // a payload of its own for each attempt, as a queue would give it
+        Effect.flatMap(runner.attempt(structuredClone(message), { attempt, steps }), (outcome) => {
+          switch (outcome._tag) {
+            case "Succeeded":
+              return Effect.void
+            case "Retry":
+              return Effect.andThen(
+                Effect.sleep(outcome.delay),
+                Effect.suspend(() => run(message, steps, attempt + 1))
+              )
+            case "Failed":
+              return runner.failed(message, outcome, { attempt, steps })
+          }
+        })
+
       for (const job of jobs) {
         yield* Effect.forkScoped(
-          CronJob.runTicks(job, (message) =>
+          runTicks(job, (message) =>
             Effect.orDie(dispatcher.send([{ kind: "job", message, notBefore: undefined }]))
           )
         )

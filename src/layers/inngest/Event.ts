@@ -8,7 +8,7 @@ import * as Schema from "effect/Schema"
 import { tickMessage } from "../../CronJob.ts"
 import type { JobMessage, DispatchRequest } from "../../Dispatcher.ts"
 import type * as Job from "../../Job.ts"
-import * as Steps from "../../Steps.ts"
+import * as RunRecords from "../../internal/RunRecords.ts"
 
 /** Beside the payload's own fields, which therefore can't have this name. */
 export const reservedKey = "_effectJobs"
@@ -94,7 +94,7 @@ export const fromRequest = (
 
 /** The event of a completion. */
 export const fromCompletion = ({ message }: DispatchRequest, prefix: string): Promise<OutgoingEvent> => {
-  const { deferred = "", exit = null } = Steps.completionOf(message) ?? {}
+  const { deferred = "", exit = null } = RunRecords.completionOf(message) ?? {}
   return completed(message, deferred, exit, prefix)
 }
 

@@ -3,10 +3,10 @@
  */
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
-import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import type { Runner } from "../../Attempt.ts"
-import type { FailedReason } from "../../Outcome.ts"
+import { FailedReason } from "../../Outcome.ts"
+import { summary } from "../../internal/describe.ts"
 import type { JobMessage } from "../../Dispatcher.ts"
 
 /**
@@ -16,9 +16,7 @@ import type { JobMessage } from "../../Dispatcher.ts"
 const Recorded = Schema.Struct({
   attempt: Schema.Int,
   /** Absent where there would be another attempt. */
-  reason: Schema.optionalKey(
-    Schema.Literals(["InvalidPayload", "AttemptsExhausted", "NotRetryable", "UnknownJob"])
-  ),
+  reason: Schema.optionalKey(FailedReason),
   /** As the job's error schema encodes it; a defect as such. */
   failure: Schema.Json,
   typed: Schema.Boolean
@@ -39,19 +37,27 @@ export const make = (
   reason: FailedReason | undefined,
   cause: Cause.Cause<unknown>
 ): Effect.Effect<Failure> =>
-  Effect.map(runner.encodeFailure(message.name, cause), (failure) => {
-    const [pretty] = Cause.prettyErrors(cause)
+  Effect.map(runner.encodeFailure(message.name, cause), ({ json, typed }) => {
     return {
-      message: pretty?.message || pretty?.name || "The handler interrupted itself.",
-      stack: pretty?.stack,
+      message: summary(cause, typed ? json : undefined),
+      stack: stackOf(cause),
       cause: {
         attempt,
         ...(reason === undefined ? undefined : { reason }),
-        failure,
-        typed: Option.isSome(Cause.findErrorOption(cause))
+        failure: json,
+        typed
       }
     }
   })
+
+const stackOf = (cause: Cause.Cause<unknown>): string | undefined => {
+  try {
+    return Cause.prettyErrors(cause)[0]?.stack
+  } catch {
+    // an error that throws when it is read
+    return undefined
+  }
+}
 
 /** With the stack of where it failed, not of where the SDK's error was made. */
 export const dressed = (failure: Failure, error: Error): Error =>

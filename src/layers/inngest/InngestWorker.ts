@@ -19,12 +19,11 @@ import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type * as Workflow from "effect/workflow/Workflow"
-import type { WorkflowEngine } from "effect/workflow/WorkflowEngine"
 import { type InngestFunction, NonRetriableError, RetryAfterError } from "inngest"
 import type { ConnectHandlerOptions } from "inngest/connect"
 import { serve } from "inngest/edge"
-import { makeRunner, type Runner, tell } from "../../Attempt.ts"
-import { JobFailed, logJobFailed, type OnError, WorkerLost } from "../../Outcome.ts"
+import { makeRunner, type Runner } from "../../Attempt.ts"
+import { type OnError, WorkerLost } from "../../Outcome.ts"
 import { Dispatcher, type JobMessage } from "../../Dispatcher.ts"
 import type * as Job from "../../Job.ts"
 import { checkedDuration } from "../../internal/checks.ts"
@@ -89,14 +88,20 @@ export const functions = <const Jobs extends ReadonlyArray<Listed>>(
       "The shutdownTimeout of InngestWorker"
     )
     const { engine, handlers, isWorkflow, jobs } = yield* InngestWorkflows.resolve(list)
+    const dispatcher = yield* Dispatcher
     const runner = yield* Effect.provideContext(
-      makeRunner(jobs),
+      makeRunner(jobs, {
+        name: "InngestWorker",
+        dispatcher,
+        engine,
+        onError: options.onError,
+        hasOwnBackoff: true
+      }),
       // sound: the workflows' are here, and the jobs' are what this effect requires
       handlers as Context.Context<Job.Handler<string>>
     )
     for (const job of jobs) InngestRetry.checked(job)
     const { client, eventPrefix } = yield* InngestClient
-    const dispatcher = yield* Dispatcher
     const fibers = yield* FiberSet.make<unknown, unknown>()
     const fork = yield* FiberSet.runtime(fibers)<never>()
     yield* Effect.addFinalizer(() =>
@@ -110,8 +115,6 @@ export const functions = <const Jobs extends ReadonlyArray<Listed>>(
     )
     const self: Worker = {
       runner,
-      dispatcher,
-      engine,
       eventPrefix,
       keepResult: (job, id, exit) =>
         isWorkflow(job)
@@ -119,7 +122,6 @@ export const functions = <const Jobs extends ReadonlyArray<Listed>>(
               event === undefined ? Effect.void : Effect.promise(() => client.send(event))
             )
           : Effect.void,
-      onError: options.onError ?? logJobFailed,
       fork
     }
     // sound: the SDK infers types of events from its options, and here every job has its own schemas
@@ -182,8 +184,6 @@ const trigger = (job: Job.Any, prefix: string) => {
 
 interface Worker {
   readonly runner: Runner
-  readonly dispatcher: Dispatcher["Service"]
-  readonly engine: WorkflowEngine["Service"] | undefined
   readonly eventPrefix: string
   /** Keeps the result of a workflow's execution for who waits for it; of a job's run nothing. */
   readonly keepResult: (
@@ -191,7 +191,6 @@ interface Worker {
     id: string,
     exit: Exit.Exit<Schema.Json, Schema.Json>
   ) => Effect.Effect<unknown>
-  readonly onError: OnError
   readonly fork: <A, E>(effect: Effect.Effect<A, E>) => Fiber.Fiber<A, E>
 }
 
@@ -211,12 +210,7 @@ const attempt = (self: Worker, job: Job.Any, context: RunContext): Promise<unkno
       const message = InngestEvent.toMessage(job, context.event, now)
       const attempt = context.attempt + 1
       return Effect.flatMap(
-        self.runner.run(message, {
-          attempt,
-          dispatcher: self.dispatcher,
-          engine: self.engine,
-          steps: () => stepsOf(self, request, message, context)
-        }),
+        self.runner.attempt(message, { attempt, steps: stepsOf(self, request, message, context) }),
         (outcome) => {
           switch (outcome._tag) {
             case "Succeeded":
@@ -274,10 +268,8 @@ const failed = (self: Worker, job: Job.Any, context: RunContext): Promise<unknow
       const cause =
         recorded === undefined
           ? Cause.die(new WorkerLost({ job: job.jobName, id: message.id, attempt, detail: error.message }))
-          : yield* self.runner.decodeFailure(message.name, recorded.failure, recorded.typed)
-      yield* self.runner.giveUp(message, { attempt, dispatcher: self.dispatcher, cause })
-      const failed = JobFailed.of(message, attempt, { _tag: "Failed", reason, cause })
-      yield* tell(self.onError, "InngestWorker", failed, job)
+          : yield* self.runner.decodeFailure(message.name, { json: recorded.failure, typed: recorded.typed })
+      yield* self.runner.failed(message, { _tag: "Failed", reason, cause }, { attempt })
       yield* self.keepResult(
         job,
         message.id,

@@ -12,9 +12,11 @@ import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import * as Workflow from "effect/workflow/Workflow"
 import { type Encoded, makeUnsafe, WorkflowEngine } from "effect/workflow/WorkflowEngine"
-import { Dispatcher, dispatchOne } from "../../Dispatcher.ts"
-import * as Job from "../../Job.ts"
-import * as Steps from "../../Steps.ts"
+import { Dispatcher } from "../../Dispatcher.ts"
+import { dispatchOne } from "../../internal/dispatching.ts"
+import { ownServices } from "../../internal/RunContext.ts"
+import * as RunState from "../../internal/RunState.ts"
+import * as StepEngine from "../../internal/StepEngine.ts"
 import { InngestClient } from "./InngestClient.ts"
 import * as InngestEvent from "./Event.ts"
 import * as InngestSteps from "./Steps.ts"
@@ -65,11 +67,14 @@ export const layer: Layer.Layer<WorkflowEngine | InngestWorkflowEngine, never, D
 
       /** As a step where a run asks for it, so that a replay doesn't do it again. */
       const once = <A extends Schema.Json>(what: string, effect: Effect.Effect<A>): Effect.Effect<A> =>
-        Effect.flatMap(Effect.serviceOption(Steps.CurrentSteps), (state) =>
+        Effect.flatMap(Effect.serviceOption(RunState.CurrentRunState), (state) =>
           Option.isNone(state)
             ? effect
             : // sound: what is recorded is what the effect gave
-              (state.value.steps().run(Steps.unique(state.value, what), effect) as Effect.Effect<A>)
+              (state.value.steps.run(
+                RunState.stepId(state.value, "workflow", what),
+                effect
+              ) as Effect.Effect<A>)
         )
 
       const keyOf = (workflow: Workflow.Any, id: string, deferred: string) =>
@@ -140,21 +145,21 @@ export const layer: Layer.Layer<WorkflowEngine | InngestWorkflowEngine, never, D
         )
 
       const engine = makeUnsafe({
-        ...Steps.encoded,
+        ...StepEngine.encoded,
         deferredDone: (options) =>
-          Effect.provideService(Steps.encoded.deferredDone(options), Dispatcher, dispatcher),
+          Effect.provideService(StepEngine.encoded.deferredDone(options), Dispatcher, dispatcher),
         register: (workflow, execute) =>
           Effect.acquireRelease(
             Effect.map(Effect.context<never>(), (context) => {
-              registered.set(workflow._tag, { execute, context: Job.ownServices(context) })
+              registered.set(workflow._tag, { execute, context: ownServices(context) })
             }),
             () => Effect.sync(() => registered.delete(workflow._tag))
           ),
         // sound: the type says that there is a result where it isn't discarded, and so it is
         execute: ((workflow, { discard, executionId, payload }) =>
           Effect.gen(function* () {
-            const state = Option.getOrUndefined(yield* Effect.serviceOption(Steps.CurrentSteps))
-            const here = state?.steps().workflows
+            const state = Option.getOrUndefined(yield* Effect.serviceOption(RunState.CurrentRunState))
+            const here = state?.steps.workflows
             yield* once(
               `execute ${workflow._tag} ${executionId}`,
               dispatchOne(InngestWorkflows.target(workflow), payload, { id: executionId }).pipe(

@@ -8,7 +8,7 @@ import * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import type { JobMessage } from "../../Dispatcher.ts"
-import * as Steps from "../../Steps.ts"
+import * as RunState from "../../internal/RunState.ts"
 import * as InngestEvent from "./Event.ts"
 import type { InngestRequest } from "./Request.ts"
 
@@ -156,14 +156,14 @@ export const make = (options: {
   readonly tools: StepTools
   readonly message: JobMessage
   readonly eventPrefix: string
-}): Steps.RunSteps => {
+}): RunState.RunSteps => {
   const { eventPrefix, message, request, tools } = options
   // what was recorded in this request isn't in its memo yet, and the SDK takes a step that is asked for again for
   // another one
   const here = new Map<string, Schema.Json>()
   const completions = new Map<string, Deferred.Deferred<Schema.Json>>()
 
-  const run: Steps.RunSteps["run"] = (id, execute) =>
+  const run: RunState.RunSteps["run"] = (id, execute) =>
     Effect.contextWith((context) => {
       const recorded = here.get(id)
       if (recorded !== undefined) return Effect.succeed(recorded)
@@ -185,7 +185,7 @@ export const make = (options: {
       }).pipe(Effect.interruptible)
     })
 
-  const peek: Steps.RunSteps["peek"] = (id) =>
+  const peek: RunState.RunSteps["peek"] = (id) =>
     Effect.suspend(() => {
       const json = here.get(id)
       if (json !== undefined) return Effect.succeed(Option.some(json))
@@ -239,13 +239,13 @@ export const make = (options: {
             () => void here.set(id, null)
           ),
     wait: (deferred) =>
-      Effect.flatMap(peek(Steps.completionId(deferred)), (recorded) =>
+      Effect.flatMap(peek(RunState.completionId(deferred)), (recorded) =>
         Option.isSome(recorded)
           ? Effect.succeed(recorded.value)
           : waitOnce(`deferred ${deferred}`, message, deferred)
       ),
     complete: (deferred, exit) =>
-      Effect.flatMap(run(Steps.completionId(deferred), Effect.succeed(exit)), (first) =>
+      Effect.flatMap(run(RunState.completionId(deferred), Effect.succeed(exit)), (first) =>
         Deferred.succeed(completion(`deferred ${deferred}`), first)
       ),
     workflows: {

@@ -8,11 +8,13 @@ import * as Option from "effect/Option"
 import type * as Schema from "effect/Schema"
 import * as Workflow from "effect/workflow/Workflow"
 import { type Encoded, type WorkflowEngine, WorkflowInstance } from "effect/workflow/WorkflowEngine"
-import { Final } from "../../Attempt.ts"
+import { Decided } from "../../Attempt.ts"
 import { DefinitionError } from "../../DefinitionError.ts"
 import type { Dispatchable } from "../../Dispatcher.ts"
+import { makeContract } from "../../internal/contract.ts"
 import * as Job from "../../Job.ts"
-import * as Steps from "../../Steps.ts"
+import * as RunState from "../../internal/RunState.ts"
+import * as StepEngine from "../../internal/StepEngine.ts"
 import * as InngestEvent from "./Event.ts"
 import { maxAttempts } from "./Retry.ts"
 import * as InngestSteps from "./Steps.ts"
@@ -50,7 +52,7 @@ export const jobOf = (workflow: Workflow.Any): Job.Any => {
   let job = jobs.get(workflow)
   if (job === undefined) {
     // sound: `makeContract` gives a contract, which every job is
-    job = Job.makeContract("workflow", workflow._tag, {
+    job = makeContract("workflow", workflow._tag, {
       trigger: { _tag: "Dispatch" },
       payload: workflow.payloadSchema,
       success: workflow.successSchema,
@@ -99,16 +101,17 @@ export const resolve = (list: ReadonlyArray<Job.Any | Workflow.Any>): Effect.Eff
 const handlerOf = (workflow: Workflow.Any, { context, execute }: Registered): Job.HandlerService => ({
   context,
   onFailure: undefined,
+  target: jobOf(workflow).target,
   run: (payload) =>
     Effect.gen(function* () {
-      const state = yield* Steps.CurrentSteps
+      const state = yield* RunState.CurrentRunState
       for (let time = 1; ; time++) {
         const instance = WorkflowInstance.initial(workflow, state.id)
         const services = Context.make(WorkflowInstance, instance).pipe(
           // a failed activity runs again when its execution was resumed, and not when a worker has died
           Context.add(
-            Steps.CurrentSteps,
-            Steps.stateOf({ job: state.job, id: state.id, attempt: time, steps: state.steps })
+            RunState.CurrentRunState,
+            RunState.make({ job: state.job, id: state.id, attempt: time, steps: state.steps }, "handler")
           )
         )
         // sound: the payload was decoded by the workflow's own schema, of a struct
@@ -126,14 +129,16 @@ const handlerOf = (workflow: Workflow.Any, { context, execute }: Registered): Jo
         if (result._tag === "Complete") {
           return Exit.isSuccess(result.exit)
             ? result.exit.value
-            : yield* Effect.fail(new Final(result.exit.cause))
+            : yield* Effect.fail(
+                new Decided({ _tag: "Failed", reason: "NotRetryable", cause: result.exit.cause })
+              )
         }
         if (result.failed !== true) return yield* Effect.interrupt
         yield* Effect.logWarning(
           `The execution ${state.id} of "${workflow._tag}" has failed, and waits until it is resumed.`,
           result.cause
         )
-        yield* state.steps().workflows?.resumed(time) ?? Effect.never
+        yield* state.steps.workflows?.resumed(time) ?? Effect.never
       }
     }) as ReturnType<Job.HandlerService["run"]>
 })
@@ -152,7 +157,7 @@ export const resultEvent = (
   eventPrefix: string
 ): Effect.Effect<InngestEvent.OutgoingEvent | undefined> =>
   Context.get(job.annotations, KeepResult)
-    ? Effect.flatMap(Steps.encodeExit(exit), (json) =>
+    ? Effect.flatMap(StepEngine.encodeExit(exit), (json) =>
         Effect.promise(() =>
           InngestEvent.completed({ name: job.jobName, id }, InngestSteps.resultDeferred, json, eventPrefix, {
             kept: true

@@ -3,108 +3,78 @@
  * each Outcome means when nothing outlives the process.
  */
 import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as FiberSet from "effect/FiberSet"
-import * as Option from "effect/Option"
+import * as Fiber from "effect/Fiber"
+import { identity } from "effect/Function"
 import type * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
-import { makeRunner, type Runner, tell } from "../../Attempt.ts"
-import { JobFailed, type OnError, type Outcome } from "../../Outcome.ts"
+import { makeRunner, type Runner } from "../../Attempt.ts"
 import { runTicks } from "../../CronJob.ts"
-import { type Dispatcher, type JobMessage, type DispatchRequest } from "../../Dispatcher.ts"
 import { DispatchError, Unavailable, UnknownJob } from "../../DispatchError.ts"
+import type { Dispatcher, DispatchRequest, JobMessage } from "../../Dispatcher.ts"
+import { plural } from "../../internal/describe.ts"
+import { report } from "../../internal/isolated.ts"
+import { ownServices } from "../../internal/RunContext.ts"
+import { complete, inMemory } from "../../internal/RunRecords.ts"
+import { CurrentRunState, type RunSteps } from "../../internal/RunState.ts"
+import { endFibers, reportLeft } from "../../internal/shutdown.ts"
 import type * as Job from "../../Job.ts"
-import * as Steps from "../../Steps.ts"
-
-/** The ids that have run, bounded in number and in time. */
-export interface RememberedIds {
-  /** `false` where a run of this key has been claimed and isn't forgotten. */
-  readonly claim: (key: string, now: number) => boolean
-  readonly release: (key: string) => void
-}
+import type { OnError, Outcome } from "../../Outcome.ts"
+import { rememberedIds, type RememberedIds } from "./Ids.ts"
+import * as Place from "./Place.ts"
 
 /** A run among all others: names have no spaces. */
-export const runKey = (message: JobMessage): string => `${message.name} ${message.id}`
+export const runKey = ({ id, name }: Pick<JobMessage, "id" | "name">): string => `${name} ${id}`
 
-/**
- * In two generations, so that forgetting costs nothing: when the younger one is full it becomes the older one, and
- * what was the older one is forgotten at once. So `capacity` ids or more are remembered, and less than twice as
- * many.
- */
-export const rememberedIds = (capacity: number, timeToLive: number): RememberedIds => {
-  let younger = new Map<string, number>()
-  let older = new Map<string, number>()
-  return {
-    claim: (key, now) => {
-      const expiry = younger.get(key) ?? older.get(key)
-      if (expiry !== undefined && expiry > now) return false
-      if (younger.size >= capacity) {
-        older = younger
-        younger = new Map()
-      }
-      younger.set(key, now + timeToLive)
-      return true
-    },
-    release: (key) => {
-      younger.delete(key)
-      older.delete(key)
-    }
-  }
-}
-
-/** Where a message ended: after its only or last attempt. */
+/** The end of a run: after its only or last attempt. */
 export interface Ended {
   readonly attempts: number
   readonly outcome: Exclude<Outcome, { readonly _tag: "Retry" }>
 }
 
-/** What the loop of attempts needs to know of its surroundings. */
-export interface RunToEnd {
+/** The surroundings of the loop of attempts. */
+export interface Loop {
   readonly runner: Runner
-  readonly dispatcher: Dispatcher["Service"]
+  readonly steps: RunSteps
   /** Waits out the pause before a retry. */
   readonly sleep: (delay: Duration.Duration) => Effect.Effect<void>
   /** Around each attempt, such as a permit. */
-  readonly limit: <A>(attempt: Effect.Effect<A>) => Effect.Effect<A>
+  readonly hold: Place.Place["hold"]
   readonly onAttempt:
     | ((message: JobMessage, attempt: number, outcome: Outcome) => Effect.Effect<void>)
     | undefined
 }
 
-/**
- * Attempts until one is the last; then, if it failed, the job's `onFailure`. The durable steps are the same for all
- * of them.
- */
-export const runToEnd = (
-  self: RunToEnd,
-  message: JobMessage,
-  steps: () => Steps.RunSteps,
-  attempt = 1
-): Effect.Effect<Ended> => {
-  const options = { attempt, dispatcher: self.dispatcher, steps }
-  const { onAttempt } = self
-  const run = self.runner.run(message, options)
-  return Effect.flatMap(
-    self.limit(
-      onAttempt === undefined ? run : Effect.tap(run, (outcome) => onAttempt(message, attempt, outcome))
-    ),
-    (outcome) => {
-      switch (outcome._tag) {
-        case "Succeeded":
-          return Effect.succeed({ attempts: attempt, outcome })
-        case "Retry":
-          return Effect.flatMap(self.sleep(outcome.delay), () => runToEnd(self, message, steps, attempt + 1))
-        case "Failed":
-          return Effect.as(self.runner.giveUp(message, { ...options, cause: outcome.cause }), {
-            attempts: attempt,
-            outcome
-          })
+/** Attempts until one is the last; then, if it failed, what follows that. Each attempt has a payload of its own. */
+export const runToEnd = (self: Loop, message: JobMessage): Effect.Effect<Ended> => {
+  const text = JSON.stringify(message.payload)
+  const from = (attempt: number): Effect.Effect<Ended> => {
+    const options = { attempt, steps: self.steps }
+    // sound: it is the text of a message's payload, which is JSON
+    const fresh = () => ({ ...message, payload: JSON.parse(text) as JobMessage["payload"] })
+    const { onAttempt, runner } = self
+    const run = runner.attempt(fresh(), options)
+    return Effect.flatMap(
+      self.hold(
+        onAttempt === undefined ? run : Effect.tap(run, (outcome) => onAttempt(message, attempt, outcome))
+      ),
+      (outcome) => {
+        switch (outcome._tag) {
+          case "Succeeded":
+            return Effect.succeed({ attempts: attempt, outcome })
+          case "Retry":
+            return Effect.flatMap(self.sleep(outcome.delay), () => from(attempt + 1))
+          case "Failed":
+            return Effect.as(runner.failed(fresh(), outcome, options), { attempts: attempt, outcome })
+        }
       }
-    }
-  )
+    )
+  }
+  return from(1)
 }
 
 /**
@@ -125,12 +95,9 @@ export const fanOut = (
   }
 }
 
-/** The refusal of what {@link fanOut} has no messages for. */
-export const unknownJob = (
-  { message }: DispatchRequest,
-  dispatcher: string
-): Effect.Effect<never, DispatchError> =>
-  Effect.fail(DispatchError.of(new UnknownJob({ job: message.name, dispatcher })))
+/** The refusal of a request for which {@link fanOut} has no messages. */
+export const unknownJob = ({ message }: DispatchRequest, dispatcher: string): DispatchError =>
+  DispatchError.of(new UnknownJob({ job: message.name, dispatcher }))
 
 /** What both dispatchers say about themselves. */
 export interface Options {
@@ -141,10 +108,44 @@ export interface Options {
   readonly concurrency: number
   readonly shutdownTimeout: Duration.Duration
   readonly deduplication: { readonly capacity: number; readonly timeToLive: Duration.Duration }
-  readonly onError: OnError
-  /** Sees each request before anything else does, and may put another in its place. */
-  readonly onRequest: (request: DispatchRequest) => DispatchRequest
-  readonly onAttempt: RunToEnd["onAttempt"]
+  readonly onError: OnError | undefined
+  /** Sees each request that was accepted. */
+  readonly onRequest: ((request: DispatchRequest) => void) | undefined
+  readonly onAttempt: Loop["onAttempt"]
+}
+
+/** An awaited dispatch: it is over when its run and all that this has dispatched have ended. */
+interface Root {
+  readonly fibers: Set<Fiber.Fiber<void>>
+}
+
+/** A run from its claim to its end. */
+interface Run {
+  readonly key: string
+  readonly message: JobMessage
+  readonly steps: RunSteps
+  readonly place: Place.Place
+  readonly ended: Deferred.Deferred<void>
+  readonly root: Root | undefined
+  readonly isRemembered: boolean
+  isScheduled: boolean
+}
+
+interface Engine {
+  readonly runner: Runner
+  readonly options: Options
+  /** Of the Layer: runs that it forks have nothing of who dispatches them. */
+  readonly context: Context.Context<never>
+  readonly clock: Clock.Clock
+  readonly permits: Semaphore.Semaphore
+  /** The ids of runs that have ended; those of the others are the keys of `runs`. */
+  readonly ids: RememberedIds
+  readonly runs: Map<string, Run>
+  /** The runs in the background. The engine owns them: its close ends them. */
+  readonly fibers: Map<Fiber.Fiber<void>, Run>
+  readonly closing: Deferred.Deferred<void>
+  closed: boolean
+  dropped: number
 }
 
 /** The Dispatcher of a list of jobs in this process. It and the cron jobs' clocks live as long as the Scope. */
@@ -153,183 +154,219 @@ export const make = <const Jobs extends ReadonlyArray<Job.Any>>(
   options: Options
 ): Effect.Effect<Dispatcher["Service"], never, Job.HandlerOf<Jobs[number]> | Scope.Scope> =>
   Effect.gen(function* () {
-    const runner = yield* makeRunner(jobs)
-    const clock = yield* Clock.Clock
-    const ids = rememberedIds(
-      options.deduplication.capacity,
-      Duration.toMillis(options.deduplication.timeToLive)
-    )
-    const permits = Semaphore.makeUnsafe(options.concurrency)
-    const fibers = yield* FiberSet.make<void>()
-    const closing = yield* Deferred.make<void>()
-    let closed = false
-    let dropped = 0
-
-    /** Ends early, with `false`, when the engine closes. */
-    const wait = (delay: Duration.Duration) =>
-      Effect.raceFirst(Effect.as(Effect.sleep(delay), true), Effect.as(Deferred.await(closing), false))
-
-    /** A run in the background gives up its place when the engine closes while it waits. */
-    const drop = Effect.suspend(() => {
-      dropped++
-      return Effect.interrupt
-    })
-    const waitOrDrop = (delay: Duration.Duration) =>
-      Effect.flatMap(wait(delay), (waited) => (waited ? Effect.void : drop))
-
-    /** The runs that have begun and not ended, with their durable steps. */
-    const active = new Map<string, () => Steps.RunSteps>()
-
-    /** The run of a key that was claimed. */
-    const run = (how: RunToEnd, message: JobMessage, key: string): Effect.Effect<void> => {
-      const steps = Steps.once(Steps.inMemory)
-      active.set(key, steps)
-      return Effect.onExit(
-        Effect.flatMap(runToEnd(how, message, steps), (ended) =>
-          ended.outcome._tag === "Succeeded" ? Effect.void : report(message, ended.attempts, ended.outcome)
-        ),
-        (exit) => {
-          active.delete(key)
-          // what was interrupted has not run: its id may come again
-          if (Exit.isFailure(exit)) ids.release(key)
-          return Effect.void
-        }
-      )
-    }
-
-    /** A deferred can be completed while its run lives. */
-    const complete = (message: JobMessage) => {
-      const steps = active.get(runKey(message))
-      return steps === undefined
-        ? Effect.logWarning(
-            `${options.name} got the completion of a deferred of "${message.name}" (id ${message.id}), which isn't running: it is lost.`
-          )
-        : Steps.complete(steps(), message)
-    }
-
-    const report = (
-      message: JobMessage,
-      attempts: number,
-      outcome: Extract<Outcome, { readonly _tag: "Failed" }>
-    ) =>
-      tell(options.onError, options.name, JobFailed.of(message, attempts, outcome), runner.get(message.name))
-
-    const forkRun = yield* FiberSet.runtime(fibers)<never>()
-    const fork = (message: JobMessage, notBefore: number | undefined, now: number): void => {
-      const key = runKey(message)
-      if (!ids.claim(key, now)) return
-      const started = Effect.suspend(() => run(inBackground, message, key))
-      forkRun(
-        notBefore === undefined
-          ? started
-          : Effect.andThen(waitOrDrop(Duration.millis(notBefore - now)), started)
-      )
-    }
-    const runHere = (message: JobMessage): Effect.Effect<void> => {
-      const key = runKey(message)
-      return ids.claim(key, clock.currentTimeMillisUnsafe()) ? run(here, message, key) : Effect.void
-    }
-
-    const isLater = (notBefore: number | undefined, now: number) => notBefore !== undefined && notBefore > now
-
-    /** What is to be waited for goes back; all else is forked. */
-    const start = (
-      messages: ReadonlyArray<JobMessage>,
-      notBefore: number | undefined
-    ): ReadonlyArray<JobMessage> => {
-      const now = clock.currentTimeMillisUnsafe()
-      const later = isLater(notBefore, now)
-      if (!later && !options.background) return messages
-      for (const message of messages) fork(message, later ? notBefore : undefined, now)
-      return []
-    }
-
-    const await_ = ([only, ...more]: ReadonlyArray<JobMessage>): Effect.Effect<void> =>
-      only === undefined
-        ? Effect.void
-        : more.length === 0
-          ? runHere(only)
-          : Effect.forEach([only, ...more], (message) => Effect.suspend(() => runHere(message)), {
-              concurrency: options.concurrency,
-              discard: true
-            })
-
-    const sendMany = Effect.fnUntraced(function* (requests: ReadonlyArray<DispatchRequest>) {
-      const fanned: Array<readonly [ReadonlyArray<JobMessage>, number | undefined]> = []
-      for (const request of requests) {
-        if (request.kind === "completion") yield* complete(request.message)
-        const messages = fanOut(runner, request)
-        if (messages === undefined) return yield* unknownJob(request, options.name)
-        fanned.push([messages, request.notBefore])
-      }
-      yield* await_(fanned.flatMap(([messages, notBefore]) => start(messages, notBefore)))
-    })
-
-    const sendOne = (request: DispatchRequest): Effect.Effect<void, DispatchError> => {
-      if (request.kind === "completion") return complete(request.message)
-      const messages = fanOut(runner, request)
-      return messages === undefined
-        ? unknownJob(request, options.name)
-        : await_(start(messages, request.notBefore))
-    }
-
+    const { concurrency, deduplication, name, onError } = options
     const dispatcher: Dispatcher["Service"] = {
-      send: (requests) =>
-        Effect.suspend(() => {
-          const [first, ...more] = requests
-          if (closed) {
-            return Effect.fail(
-              DispatchError.of(
-                new Unavailable({
-                  job: first.message.name,
-                  engine: options.name,
-                  detail: "its scope is closed"
-                })
-              )
-            )
-          }
-          return more.length === 0
-            ? sendOne(options.onRequest(first))
-            : sendMany(requests.map(options.onRequest))
-        })
+      send: (requests) => Effect.suspend(() => send(engine, requests))
     }
-
-    const common = { runner, dispatcher, onAttempt: options.onAttempt }
-    const here: RunToEnd = { ...common, sleep: Effect.sleep, limit: (attempt) => attempt }
-    const inBackground: RunToEnd = {
-      ...common,
-      sleep: waitOrDrop,
-      limit: Semaphore.withPermit(permits)
+    const context = yield* Effect.context<never>()
+    const engine: Engine = {
+      runner: yield* makeRunner(jobs, { name, dispatcher, onError }),
+      options,
+      context: ownServices(context),
+      clock: Context.get(context, Clock.Clock),
+      permits: Semaphore.makeUnsafe(concurrency),
+      ids: rememberedIds(deduplication.capacity, Duration.toMillis(deduplication.timeToLive)),
+      runs: new Map(),
+      fibers: new Map(),
+      closing: Deferred.makeUnsafe(),
+      closed: false,
+      dropped: 0
     }
-
-    yield* Effect.addFinalizer(() =>
-      Effect.gen(function* () {
-        yield* Deferred.succeed(closing, undefined)
-        const drained = yield* Effect.timeoutOption(FiberSet.awaitEmpty(fibers), options.shutdownTimeout)
-        closed = true
-        if (Option.isNone(drained)) {
-          const left = yield* FiberSet.size(fibers)
-          yield* Effect.logWarning(
-            `${options.name} closed while ${left} runs went on after its shutdownTimeout of ${Duration.format(
-              options.shutdownTimeout
-            )}: they are interrupted.`
-          )
-        }
-        if (dropped > 0) {
-          yield* Effect.logWarning(
-            `${options.name} closed with ${dropped} runs still waiting for their time or their retry: they are lost.`
-          )
-        }
-      })
-    )
-
+    yield* Effect.addFinalizer(() => close(engine))
     for (const job of jobs) {
       if (job.trigger._tag !== "Cron") continue
       yield* Effect.forkScoped(
         runTicks(job, (message) =>
-          Effect.sync(() => fork(message, undefined, clock.currentTimeMillisUnsafe()))
+          Effect.sync(() => start(engine, message, { delay: 0, isRemembered: true }))
         )
       )
     }
     return dispatcher
   })
+
+/** All requests are checked before any is acted on. */
+const send = (self: Engine, requests: ReadonlyArray<DispatchRequest>): Effect.Effect<void, DispatchError> => {
+  const { name, onRequest } = self.options
+  if (self.closed) {
+    const job = requests[0]?.message.name ?? ""
+    return Effect.fail(
+      DispatchError.of(new Unavailable({ job, engine: name, detail: "its scope is closed" }))
+    )
+  }
+  const fanned: Array<{ readonly request: DispatchRequest; readonly messages: ReadonlyArray<JobMessage> }> =
+    []
+  for (const request of requests) {
+    const messages = fanOut(self.runner, request)
+    if (messages === undefined) return Effect.fail(unknownJob(request, name))
+    fanned.push({ request, messages })
+  }
+  if (onRequest !== undefined) for (const request of requests) onRequest(request)
+  return Effect.withFiber((fiber) => {
+    const parent = runOf(self, fiber.context)
+    const effects = fanned.flatMap(({ messages, request }) =>
+      request.kind === "completion"
+        ? [completed(self, request.message)]
+        : messages.flatMap((message) => accepted(self, request, message, parent))
+    )
+    const [only, ...more] = effects
+    if (only === undefined) return Effect.void
+    return more.length === 0
+      ? only
+      : Effect.forEach(effects, identity, { concurrency: self.options.concurrency, discard: true })
+  })
+}
+
+/** The run in whose handler the caller is. */
+const runOf = (self: Engine, context: Context.Context<never>): Run | undefined => {
+  const state = Context.getOrUndefined(context, CurrentRunState)
+  return state === undefined ? undefined : self.runs.get(runKey({ name: state.job, id: state.id }))
+}
+
+/**
+ * Starts a run in the background, or gives what the caller has to wait for. A dispatch from within a run never waits,
+ * as on every engine: the outermost dispatch waits for all of them.
+ */
+const accepted = (
+  self: Engine,
+  { generatedId = false, notBefore = 0 }: DispatchRequest,
+  message: JobMessage,
+  parent: Run | undefined
+): ReadonlyArray<Effect.Effect<void>> => {
+  const delay = Math.max(0, notBefore - self.clock.currentTimeMillisUnsafe())
+  if (!self.options.background && delay === 0 && parent === undefined) {
+    return [awaited(self, message, !generatedId)]
+  }
+  start(self, message, { delay, isRemembered: !generatedId, root: parent?.root })
+  return []
+}
+
+/** The claim of an id: a run of it, unless it has one or had one. */
+const claim = (
+  self: Engine,
+  message: JobMessage,
+  options: { readonly delay: number; readonly isRemembered: boolean; readonly root?: Root | undefined }
+): Run | undefined => {
+  const key = runKey(message)
+  if (self.runs.has(key) || self.ids.has(key, self.clock.currentTimeMillisUnsafe())) return undefined
+  const place = Place.make(self.permits)
+  const run: Run = {
+    key,
+    message,
+    place,
+    steps: inMemory(place.away),
+    ended: Deferred.makeUnsafe(),
+    root: options.root,
+    isRemembered: options.isRemembered,
+    isScheduled: options.delay > 0
+  }
+  self.runs.set(key, run)
+  return run
+}
+
+/** What was interrupted has not run: its id may come again. */
+const end = (self: Engine, run: Run, exit: Exit.Exit<unknown>): void => {
+  self.runs.delete(run.key)
+  if (run.isRemembered && Exit.isSuccess(exit)) {
+    self.ids.add(run.key, self.clock.currentTimeMillisUnsafe())
+  }
+  Deferred.doneUnsafe(run.ended, Exit.void)
+}
+
+const start = (self: Engine, message: JobMessage, options: Parameters<typeof claim>[2]): void => {
+  const run = claim(self, message, options)
+  if (run === undefined) return
+  const { place } = run
+  const loop = runToEnd(
+    loopOf(self, run, place.hold, (delay) => waitOrDrop(self, delay)),
+    message
+  )
+  const due = Effect.suspend(() => {
+    run.isScheduled = false
+    return Effect.asVoid(loop)
+  })
+  const delayed =
+    options.delay === 0 ? due : Effect.andThen(waitOrDrop(self, Duration.millis(options.delay)), due)
+  const fiber = Effect.runForkWith(self.context)(delayed)
+  self.fibers.set(fiber, run)
+  run.root?.fibers.add(fiber)
+  fiber.addObserver((exit) => {
+    self.fibers.delete(fiber)
+    run.root?.fibers.delete(fiber)
+    end(self, run, exit)
+  })
+}
+
+const loopOf = (self: Engine, run: Run, hold: Loop["hold"], sleep: Loop["sleep"]): Loop => ({
+  runner: self.runner,
+  steps: run.steps,
+  sleep,
+  hold,
+  onAttempt: self.options.onAttempt
+})
+
+/**
+ * The run of a dispatch that waits for it, in the caller's fiber: interrupting the dispatch interrupts the run, and all
+ * that it has dispatched. A second dispatch of its id waits for its end.
+ */
+const awaited = (self: Engine, message: JobMessage, isRemembered: boolean): Effect.Effect<void> =>
+  Effect.uninterruptibleMask((restore) => {
+    const root: Root = { fibers: new Set() }
+    const run = claim(self, message, { delay: 0, isRemembered, root })
+    if (run === undefined) {
+      const first = self.runs.get(runKey(message))
+      return first === undefined || first.isScheduled ? Effect.void : restore(Deferred.await(first.ended))
+    }
+    const loop = Effect.updateContext(
+      runToEnd(loopOf(self, run, identity, Effect.sleep), message),
+      (_: Context.Context<never>) => self.context
+    )
+    return Effect.onExit(restore(loop), (exit) => Effect.sync(() => end(self, run, exit))).pipe(
+      Effect.andThen(restore(settled(root))),
+      Effect.onInterrupt(() => Fiber.interruptAll(root.fibers))
+    )
+  })
+
+/** Waits for all that the run has dispatched, and for what that has dispatched. */
+const settled = (root: Root): Effect.Effect<void> =>
+  Effect.whileLoop({
+    while: () => root.fibers.size > 0,
+    body: () => Fiber.awaitAll(root.fibers),
+    step: () => {}
+  })
+
+/** A deferred can be completed while its run lives. */
+const completed = (self: Engine, message: JobMessage): Effect.Effect<void> => {
+  const run = self.runs.get(runKey(message))
+  return run === undefined
+    ? report(
+        Effect.logWarning(
+          `${self.options.name} got the completion of a deferred of "${message.name}" (id ${message.id}), which isn't running: it is lost.`
+        )
+      )
+    : complete(run.steps, message)
+}
+
+/** A run in the background is given up where the engine closes while it waits. */
+const waitOrDrop = (self: Engine, delay: Duration.Duration): Effect.Effect<void> =>
+  Effect.raceFirst(
+    Effect.sleep(delay),
+    Effect.andThen(Deferred.await(self.closing), () => {
+      self.dropped++
+      return Effect.interrupt
+    })
+  )
+
+const close = Effect.fnUntraced(function* (self: Engine) {
+  const { name, shutdownTimeout } = self.options
+  yield* Deferred.succeed(self.closing, undefined)
+  const left = yield* endFibers(self.fibers, shutdownTimeout, self.clock)
+  self.closed = true
+  yield* reportLeft(name, shutdownTimeout, left)
+  if (self.dropped > 0) {
+    yield* report(
+      Effect.logWarning(
+        `${name} closed with ${plural(self.dropped, "run")} still waiting for their time or their retry: they are lost.`
+      )
+    )
+  }
+})

@@ -7,9 +7,9 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { Dispatcher } from "../../Dispatcher.ts"
 import type * as Job from "../../Job.ts"
-import { logJobFailed, type OnError } from "../../Outcome.ts"
+import type { OnError } from "../../Outcome.ts"
 import { checkedCount, checkedDuration } from "../../internal/checks.ts"
-import * as InProcess from "./Engine.ts"
+import * as Engine from "./Engine.ts"
 
 export interface Options {
   /**
@@ -56,7 +56,7 @@ export const layer = <const Jobs extends ReadonlyArray<Job.Any>>(
   Layer.effect(
     Dispatcher,
     Effect.suspend(() =>
-      InProcess.make(jobs, {
+      Engine.make(jobs, {
         name: "InlineDispatcher.layer",
         background: options.background ?? false,
         concurrency: checkedCount(options.concurrency ?? 10, "The concurrency of InlineDispatcher.layer"),
@@ -74,8 +74,8 @@ export const layer = <const Jobs extends ReadonlyArray<Job.Any>>(
             "The deduplication.timeToLive of InlineDispatcher.layer"
           )
         },
-        onError: options.onError ?? logJobFailed,
-        onRequest: (request) => request,
+        onError: options.onError,
+        onRequest: undefined,
         onAttempt: undefined
       })
     )

@@ -9,17 +9,19 @@ import * as DateTime from "effect/DateTime"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import { identity } from "effect/Function"
 import * as Layer from "effect/Layer"
 import type * as Schema from "effect/Schema"
 import type * as TestClock from "effect/testing/TestClock"
 import { makeRunner } from "../../Attempt.ts"
-import { logJobFailed, type OnError, type Outcome } from "../../Outcome.ts"
-import { Dispatcher, type JobMessage, type DispatchRequest } from "../../Dispatcher.ts"
-import { InvalidPayload } from "../../DispatchError.ts"
+import { type OnError, type Outcome } from "../../Outcome.ts"
+import { type DispatchError, InvalidPayload } from "../../DispatchError.ts"
+import { Dispatcher, type DispatchRequest } from "../../Dispatcher.ts"
 import type * as DomainEvent from "../../DomainEvent.ts"
 import type * as Job from "../../Job.ts"
-import * as Steps from "../../Steps.ts"
-import * as InProcess from "./Engine.ts"
+import * as RunRecords from "../../internal/RunRecords.ts"
+import * as Engine from "./Engine.ts"
+import { rememberedIds, type RememberedIds } from "./Ids.ts"
 
 /** A dispatched job or a published event, as it travels. */
 export interface Recorded {
@@ -63,7 +65,7 @@ export class Records extends Context.Service<
     readonly requests: Array<DispatchRequest>
     /** Those that `drain` hasn't run. */
     readonly pending: Array<DispatchRequest>
-    readonly ids: InProcess.RememberedIds
+    readonly ids: RememberedIds
   }
 >()("effect-jobs/TestDispatcher/Records") {}
 
@@ -84,15 +86,12 @@ export class Runs extends Context.Service<
 const makeRecords = (): Records["Service"] => ({
   requests: [],
   pending: [],
-  ids: InProcess.rememberedIds(Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER)
+  ids: rememberedIds(Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER)
 })
 
 const record = (records: Records["Service"], request: DispatchRequest): DispatchRequest => {
-  // sound: a JobMessage is JSON, so its text parses to one; what isn't would differ here, as it would on the wire
-  const message = JSON.parse(JSON.stringify(request.message)) as JobMessage
-  const recorded = { ...request, message }
-  records.requests.push(recorded)
-  return recorded
+  records.requests.push(request)
+  return request
 }
 
 /** Records every dispatch and publish, in order, and runs nothing. `drain` runs what was recorded. */
@@ -129,14 +128,14 @@ export const layerRunning = <const Jobs extends ReadonlyArray<Job.Any>>(
     Effect.gen(function* () {
       const records = makeRecords()
       const runs: Runs["Service"] = { attempts: [] }
-      const engine = yield* InProcess.make(jobs, {
+      const engine = yield* Engine.make(jobs, {
         name: "TestDispatcher.layerRunning",
         background: true,
         concurrency: Number.MAX_SAFE_INTEGER,
         shutdownTimeout: Duration.zero,
         deduplication: { capacity: Number.MAX_SAFE_INTEGER, timeToLive: Duration.infinity },
-        onError: options.onError ?? logJobFailed,
-        onRequest: (request) => record(records, request),
+        onError: options.onError,
+        onRequest: (request) => void record(records, request),
         onAttempt: ({ id, name }, attempt, outcome) =>
           Effect.map(Clock.currentTimeMillis, (time) => {
             runs.attempts.push({ name, id, attempt, time, exit: exitOf(outcome) })
@@ -182,15 +181,10 @@ export const clear: Effect.Effect<void, never, Records> = Effect.contextWith(
 
 /** The payloads dispatched to a job, or published as an event, in order; decoded from their JSON. */
 export const payloads: {
-  <
-    Name extends string,
-    Payload extends Job.AnyStructSchema,
-    Success extends Schema.Top,
-    Error extends Schema.Top
-  >(
+  <Name extends string, Payload extends Schema.Top, Success extends Schema.Top, Error extends Schema.Top>(
     job: Job.Contract<Name, Payload, Success, Error>
   ): Effect.Effect<ReadonlyArray<Payload["Type"]>, never, Records | Payload["DecodingServices"]>
-  <Name extends string, Payload extends Job.AnyStructSchema>(
+  <Name extends string, Payload extends Schema.Top>(
     event: DomainEvent.DomainEvent<Name, Payload>
   ): Effect.Effect<ReadonlyArray<Payload["Type"]>, never, Records | Payload["DecodingServices"]>
 } = (of: Job.Any | DomainEvent.Any) => {
@@ -222,13 +216,13 @@ export const drain = <const Jobs extends ReadonlyArray<Job.Any>>(
   jobs: Jobs
 ): Effect.Effect<
   ReadonlyArray<Drained<Jobs[number]>>,
-  never,
+  DispatchError,
   Records | Dispatcher | Job.HandlerOf<Jobs[number]>
 > =>
   Effect.gen(function* () {
     const records = yield* Records
     const dispatcher = yield* Dispatcher
-    const runner = yield* makeRunner(jobs)
+    const runner = yield* makeRunner(jobs, { name: "TestDispatcher.drain", dispatcher })
     const clock = yield* Clock.Clock
     const moveClock = (delay: Duration.Duration) =>
       isTestClock(clock) ? clock.adjust(delay) : Effect.sleep(delay)
@@ -244,30 +238,24 @@ export const drain = <const Jobs extends ReadonlyArray<Job.Any>>(
       const request = index === -1 ? undefined : records.pending.splice(index, 1)[0]
       if (request === undefined) break
       const messages =
-        InProcess.fanOut(runner, request) ??
-        (yield* Effect.orDie(InProcess.unknownJob(request, "TestDispatcher.drain")))
+        Engine.fanOut(runner, request) ?? (yield* Engine.unknownJob(request, "TestDispatcher.drain"))
       for (const message of messages) {
-        if (!records.ids.claim(InProcess.runKey(message), clock.currentTimeMillisUnsafe())) continue
-        const steps = Steps.inMemory()
+        const key = Engine.runKey(message)
+        if (records.ids.has(key, clock.currentTimeMillisUnsafe())) continue
+        records.ids.add(key, clock.currentTimeMillisUnsafe())
+        const steps = RunRecords.inMemory()
         for (const {
           kind,
           message: { id, name },
           message: completion
         } of records.requests) {
           if (kind === "completion" && id === message.id && name === message.name) {
-            yield* Steps.complete(steps, completion)
+            yield* RunRecords.complete(steps, completion)
           }
         }
-        const { attempts, outcome } = yield* InProcess.runToEnd(
-          {
-            runner,
-            dispatcher,
-            sleep: moveClock,
-            limit: (attempt) => attempt,
-            onAttempt: undefined
-          },
-          message,
-          () => steps
+        const { attempts, outcome } = yield* Engine.runToEnd(
+          { runner, steps, sleep: moveClock, hold: identity, onAttempt: undefined },
+          message
         )
         drained.push({ name: message.name, id: message.id, attempts, exit: exitOf(outcome) })
       }
@@ -282,7 +270,7 @@ const isTestClock = (clock: Clock.Clock): clock is TestClock.TestClock =>
 /** The attempts that `layerRunning` has made of a job, in the order in which they ended. */
 export const runs = <
   Name extends string,
-  Payload extends Job.AnyStructSchema,
+  Payload extends Schema.Top,
   Success extends Schema.Top,
   Error extends Schema.Top
 >(

@@ -10,7 +10,7 @@ import { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import { Dispatcher, maxIdLength, type DispatchRequest } from "../../Dispatcher.ts"
 import { DispatchError, Rejected, Unavailable } from "../../DispatchError.ts"
-import * as Steps from "../../Steps.ts"
+import * as RunRecords from "../../internal/RunRecords.ts"
 import { layerDefault, OutboxStore } from "./OutboxStore.ts"
 import * as Element from "../queue/Element.ts"
 import type { QueueStoreError } from "../queue/QueueStore.ts"
@@ -27,7 +27,7 @@ export const layerOnStore: Layer.Layer<Dispatcher, never, OutboxStore | SqlClien
 
     /** One message an id and contract; the key of both may be longer than the column. */
     const keyOf = ({ kind, message }: DispatchRequest): Effect.Effect<string> => {
-      const deferred = kind === "completion" ? ` ${Steps.completionOf(message)?.deferred}` : ""
+      const deferred = kind === "completion" ? ` ${RunRecords.completionOf(message)?.deferred}` : ""
       const key = `${kind} ${message.name} ${message.id}${deferred}`
       return key.length <= maxIdLength
         ? Effect.succeed(key)

@@ -15,6 +15,7 @@ import type { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import { Dispatcher, type DispatchRequest } from "../../Dispatcher.ts"
 import { type DispatchError, DispatchReason } from "../../DispatchError.ts"
+import { summary } from "../../internal/describe.ts"
 import { checkedCount, checkedDuration } from "../../internal/checks.ts"
 import { layerDefault, OutboxStore } from "./OutboxStore.ts"
 import * as Element from "../queue/Element.ts"
@@ -94,7 +95,7 @@ export const layerOnStore = (options: Options = {}): Layer.Layer<never, never, O
           yield* settle(batch, {
             _tag: "Retry",
             delay: backoff,
-            note: { reason: "Unavailable", message: Cause.prettyErrors(cause)[0]?.message ?? "unavailable" }
+            note: { reason: "Unavailable", message: summary(cause) }
           })
         })
 

@@ -8,11 +8,12 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { PersistedQueueStore } from "effect/persistence/PersistedQueue"
 import * as Schedule from "effect/Schedule"
-import { makeRunner, type Runner, tell } from "../../Attempt.ts"
-import { type Failed, JobFailed, logJobFailed, type OnError, WorkerLost } from "../../Outcome.ts"
+import { makeRunner, type Runner } from "../../Attempt.ts"
+import { type Failed, type OnError, WorkerLost } from "../../Outcome.ts"
 import { runTicks } from "../../CronJob.ts"
 import { Dispatcher, type JobMessage } from "../../Dispatcher.ts"
 import { InvalidPayload } from "../../DispatchError.ts"
+import { summary } from "../../internal/describe.ts"
 import type * as Job from "../../Job.ts"
 import { checkedCount, checkedDuration } from "../../internal/checks.ts"
 import * as Element from "./Element.ts"
@@ -59,11 +60,15 @@ export const layer = <const Jobs extends ReadonlyArray<Job.Any>>(
         options.shutdownTimeout ?? "30 seconds",
         "The shutdownTimeout of QueueWorker.layer"
       )
-      const runner = yield* makeRunner(jobs)
       const store = yield* PersistedQueueStore
       const dispatcher = yield* Dispatcher
+      const runner = yield* makeRunner(jobs, {
+        name: "QueueWorker.layer",
+        dispatcher,
+        onError: options.onError
+      })
       const steps = yield* StepRecords.make
-      const self: Worker = { runner, store, dispatcher, steps, onError: options.onError ?? logJobFailed }
+      const self: Worker = { runner, store, steps }
       const events = new Set(jobs.flatMap(({ trigger }) => (trigger._tag === "Event" ? [trigger.event] : [])))
       yield* Takers.run({
         name: "QueueWorker.layer",
@@ -94,9 +99,7 @@ export const layer = <const Jobs extends ReadonlyArray<Job.Any>>(
 interface Worker {
   readonly runner: Runner
   readonly store: PersistedQueueStore["Service"]
-  readonly dispatcher: Dispatcher["Service"]
   readonly steps: StepRecords.StepRecords
-  readonly onError: OnError
 }
 
 /** A tick is offered until the store takes it: a quarter of a second, doubling, at most 10 seconds. */
@@ -126,8 +129,8 @@ const runJob = (self: Worker, job: Job.Any, item: Element.Item): Effect.Effect<E
       }
     )
   }
-  const run = { attempt: item.attempts, dispatcher: self.dispatcher, steps: () => self.steps.of(message) }
-  return Effect.flatMap(self.runner.run(message, run), (outcome) => {
+  const run = { attempt: item.attempts, steps: self.steps.of(message) }
+  return Effect.flatMap(self.runner.attempt(message, run), (outcome) => {
     switch (outcome._tag) {
       case "Succeeded":
         return Effect.mapEager(self.steps.ended(message), () => Element.complete)
@@ -152,11 +155,11 @@ const fail = (
 ): Effect.Effect<Element.Settlement> =>
   Effect.gen(function* () {
     const { cause } = failed
-    if (options.giveUp) {
-      yield* self.runner.giveUp(message, { attempt, dispatcher: self.dispatcher, cause })
-    }
-    const error = JobFailed.of(message, attempt, failed)
-    yield* tell(self.onError, "QueueWorker.layer", error, self.runner.get(message.name))
+    yield* self.runner.failed(message, failed, {
+      attempt,
+      steps: self.steps.of(message),
+      skipOnFailure: !options.giveUp
+    })
     yield* self.steps.ended(message)
     return { _tag: "Dead", note: yield* note(self, message, failed.reason, cause) }
   })
@@ -167,10 +170,10 @@ const note = (
   reason: string,
   cause: Cause.Cause<unknown>
 ): Effect.Effect<Element.Note> =>
-  Effect.map(self.runner.encodeFailure(message.name, cause), (failure) => ({
+  Effect.map(self.runner.encodeFailure(message.name, cause), ({ json, typed }) => ({
     reason,
-    message: Cause.prettyErrors(cause)[0]?.message ?? "The handler interrupted itself.",
-    failure
+    message: summary(cause, typed ? json : undefined),
+    failure: json
   }))
 
 /** What lies in the queue of a job and isn't a message of it: written by something else. */

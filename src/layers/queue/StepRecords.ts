@@ -9,7 +9,8 @@ import * as Persistence from "effect/persistence/Persistence"
 import type * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import type { JobMessage } from "../../Dispatcher.ts"
-import * as Steps from "../../Steps.ts"
+import * as RunRecords from "../../internal/RunRecords.ts"
+import * as RunState from "../../internal/RunState.ts"
 import { elementId } from "./Element.ts"
 
 /** How long the records of a run are kept where nobody says that it has ended. */
@@ -20,7 +21,7 @@ const pollInterval = Duration.millis(250)
 
 /** The steps of every run of a queue. */
 export interface StepRecords {
-  readonly of: (message: JobMessage) => Steps.RunSteps
+  readonly of: (message: JobMessage) => RunState.RunSteps
   /** Forgets the steps of a run that has succeeded or failed for good. */
   readonly ended: (message: JobMessage) => Effect.Effect<void>
 }
@@ -38,7 +39,7 @@ const inMemory = Effect.provide(
 type Store = Effect.Effect<Persistence.BackingPersistenceStore>
 
 /** A persistence that fails in the middle of a run is a defect: the attempt has failed, and what it did is there. */
-const recordsOf = (store: Store): Steps.Records => ({
+const recordsOf = (store: Store): RunRecords.Records => ({
   get: (id) =>
     Effect.flatMap(store, ({ get }) => get(id)).pipe(
       Effect.orDie,
@@ -65,7 +66,7 @@ export const make: Effect.Effect<StepRecords, never, Scope.Scope> = Effect.gen(f
   return {
     of: (message) => {
       used.add(storeId(message))
-      return Steps.fromRecords(recordsOf(storeOf(message)))
+      return RunRecords.fromRecords(recordsOf(storeOf(message)))
     },
     ended: (message) =>
       used.size > 0 && used.delete(storeId(message))
@@ -86,9 +87,9 @@ export const complete = (
   backing: Persistence.BackingPersistence["Service"],
   message: JobMessage
 ): Effect.Effect<void, Persistence.PersistenceError> => {
-  const completion = Steps.completionOf(message)
+  const completion = RunRecords.completionOf(message)
   if (completion === undefined) return Effect.void
-  const id = Steps.completionId(completion.deferred)
+  const id = RunState.completionId(completion.deferred)
   return Effect.scoped(
     Effect.flatMap(backing.make(storeId(message)), (store) =>
       Effect.flatMap(store.get(id), (recorded) =>

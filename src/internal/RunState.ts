@@ -1,0 +1,152 @@
+/**
+ * What a run knows of itself while an attempt of it executes: its steps, and the names that it has used so far. The
+ * ids of steps and of dispatches are made here, so that each replay of a run makes the same ones.
+ */
+import * as Context from "effect/Context"
+import type * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import type * as Option from "effect/Option"
+import type * as Schema from "effect/Schema"
+
+/** Where the steps of one run are kept; made by engines. Everything that goes in is JSON. */
+export interface RunSteps {
+  /** The record under `id`; without one, runs `execute` and records what it gives. */
+  readonly run: (id: string, execute: Effect.Effect<Schema.Json>) => Effect.Effect<Schema.Json>
+  /** The record under `id`, without waiting for it. */
+  readonly peek: (id: string) => Effect.Effect<Option.Option<Schema.Json>>
+  /** Waits until `duration` after this was first asked for under `id`. */
+  readonly sleep: (id: string, duration: Duration.Duration) => Effect.Effect<void>
+  /** Waits for the deferred of this name, however often it is asked for. */
+  readonly wait: (deferred: string) => Effect.Effect<Schema.Json>
+  /** Completes a deferred of this very run; only the first completion counts. */
+  readonly complete: (deferred: string, exit: Schema.Json) => Effect.Effect<void>
+  /** Around an activity that only sleeps in memory. Default: nothing. */
+  readonly idle?: (<A, E, R>(sleep: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>) | undefined
+  /** Where the engine also runs Effect's Workflows. */
+  readonly workflows?: Workflows | undefined
+}
+
+/** What a run waits for beside its own deferreds. */
+export interface Workflows {
+  /** The Exit of an execution, as it was published. */
+  readonly result: (workflow: string, executionId: string) => Effect.Effect<Schema.Json>
+  /** That this run is resumed for the n-th time, after it began to wait for that. */
+  readonly resumed: (time: number) => Effect.Effect<void>
+}
+
+/** The part of a run that asks. */
+export interface RunState {
+  readonly job: string
+  readonly id: string
+  /** Of the job, from 1. */
+  readonly attempt: number
+  readonly steps: RunSteps
+  /** The handler itself, the `onFailure` of its job, or the activity of this id. Each has names of its own. */
+  readonly part: string
+  /** Whether steps are refused: an activity is a leaf. */
+  readonly isActivity: boolean
+  /** How often each name was used, in this attempt and part. */
+  readonly used: Map<string, number>
+  readonly clocks: Map<string, Duration.Duration>
+}
+
+/** The state of the run that executes: put there by the runner. */
+export class CurrentRunState extends Context.Service<CurrentRunState, RunState>()("effect-jobs/RunState") {}
+
+/** The state of an attempt in which no name was used yet. */
+export const make = (
+  run: Pick<RunState, "job" | "id" | "attempt" | "steps">,
+  part: "handler" | "onFailure"
+): RunState => ({
+  job: run.job,
+  id: run.id,
+  attempt: run.attempt,
+  steps: run.steps,
+  part,
+  isActivity: false,
+  used: new Map(),
+  clocks: new Map()
+})
+
+/** The state in the body of an activity. */
+export const inActivity = (state: RunState, id: string): RunState => ({
+  ...state,
+  part: id,
+  isActivity: true,
+  used: new Map()
+})
+
+/** How often this name was used, with this time. */
+export const numbered = (state: RunState, name: string): number => {
+  const times = (state.used.get(name) ?? 0) + 1
+  state.used.set(name, times)
+  return times
+}
+
+/** What a step is. No id of one kind can be that of another. */
+export type StepKind = "activity" | "clock" | "race" | "workflow"
+
+const prefixOf = (state: RunState, kind: StepKind): string =>
+  state.part === "handler" ? kind : `${state.part}:${kind}`
+
+/**
+ * The id of the next step of this kind and name: `activity/charge`, then `activity(2)/charge`. A number is never part
+ * of the name, which may end in one.
+ */
+export const stepId = (state: RunState, kind: StepKind, name: string): string => {
+  const prefix = prefixOf(state, kind)
+  const times = numbered(state, `${prefix}/${name}`)
+  return times === 1 ? `${prefix}/${name}` : `${prefix}(${times})/${name}`
+}
+
+/** The id of a further try of the last activity of this name: `activity.2/charge`, `activity(2).2/charge`. */
+export const tryId = (state: RunState, name: string, attempt: number): string => {
+  const prefix = prefixOf(state, "activity")
+  const times = state.used.get(`${prefix}/${name}`) ?? 1
+  const id = withTry(times === 1 ? `${prefix}/${name}` : `${prefix}(${times})/${name}`, attempt)
+  const same = numbered(state, id)
+  return same === 1 ? id : marked(id, `~${same}`)
+}
+
+/** The id of an activity's try; its first one has no mark, and names the activity itself. */
+export const withTry = (id: string, attempt: number): string =>
+  id.replace(/^([^/.~]*)[^/]*/, attempt === 1 ? "$1" : `$1.${attempt}`)
+
+const marked = (id: string, mark: string): string => {
+  const slash = id.indexOf("/")
+  return `${id.slice(0, slash)}${mark}${id.slice(slash)}`
+}
+
+/** The same step once more: its last record is a failure of an earlier attempt. */
+export const againId = (id: string, time: number): string => (time === 1 ? id : marked(id, `@${time}`))
+
+/** What a deferred was completed with, among the records of its run. */
+export const completionId = (deferred: string): string => `deferred/${deferred}`
+
+/**
+ * The id of a dispatch that was given none: the SHA-256 of the run, the part of it, the target, the payload, and how
+ * many equal ones came before. A repeated attempt dispatches the same id, so nothing is sent twice.
+ */
+export const dispatchId = (
+  state: RunState,
+  target: { readonly kind: string; readonly name: string },
+  payload: string
+): Effect.Effect<string> => {
+  const times = numbered(state, `dispatch ${target.kind} ${target.name} ${payload}`)
+  return digest(JSON.stringify([state.job, state.id, state.part, target.kind, target.name, payload, times]))
+}
+
+/**
+ * The first 128 bits of a text's SHA-256, in hex. At once where there is `node:crypto` (Node, Bun, Deno): a promise in
+ * a handler would let a TestClock move on without it. Web Crypto has no other way.
+ */
+const digest = (text: string): Effect.Effect<string> => {
+  const node = globalThis.process?.getBuiltinModule?.("node:crypto")
+  return node === undefined
+    ? Effect.map(
+        Effect.promise(() => crypto.subtle.digest("SHA-256", new TextEncoder().encode(text))),
+        (bytes) =>
+          new Uint8Array(bytes, 0, 16).reduce((hex, byte) => hex + byte.toString(16).padStart(2, "0"), "")
+      )
+    : Effect.succeed(node.createHash("sha256").update(text).digest("hex").slice(0, 32))
+}

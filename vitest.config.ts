@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs"
-import { defineConfig } from "vitest/config"
+import { configDefaults, defineConfig } from "vitest/config"
 
 const manifest: { readonly exports: Record<string, unknown> } = JSON.parse(
   readFileSync(new URL("package.json", import.meta.url), "utf8")
@@ -13,23 +13,36 @@ const alias = Object.keys(manifest.exports)
     replacement: new URL(`src/${entry === "." ? "index" : entry.slice(2)}.ts`, import.meta.url).pathname
   }))
 
+/** Tests that take long, that wait for a server's own minutes, or that need the network. */
+const e2e = ["test/e2e/**/*.test.ts", "test/conformance/inngest.test.ts"]
+
 export default defineConfig({
   resolve: { alias },
   test: {
-    include: ["test/**/*.test.ts"],
-    globalSetup: "test/support/build.ts",
+    globalSetup: "test/support/shared.ts",
     pool: "forks",
-    maxWorkers: 2,
-    testTimeout: 30_000,
-    hookTimeout: 120_000,
+    // most tests wait, for a server or for the clock
+    maxWorkers: 4,
+    maxConcurrency: 40,
+    silent: "passed-only",
+    // of what waits for a real clock many tests take seconds
+    slowTestThreshold: 15_000,
     teardownTimeout: 30_000,
-    typecheck: {
-      enabled: true,
-      checker: "tsc",
-      include: ["test/**/*.test-d.ts"],
-      tsconfig: "tsconfig.json",
-      // Errors elsewhere are what `npm run check` reports.
-      ignoreSourceErrors: true
-    }
+    projects: [
+      {
+        extends: true,
+        test: {
+          name: "unit",
+          include: ["test/**/*.test.ts"],
+          exclude: [...configDefaults.exclude, ...e2e],
+          testTimeout: 60_000,
+          hookTimeout: 120_000
+        }
+      },
+      {
+        extends: true,
+        test: { name: "e2e", include: e2e, testTimeout: 120_000, hookTimeout: 240_000 }
+      }
+    ]
   }
 })

@@ -1,8 +1,8 @@
 // Type checks sources that are not part of the project (the code blocks of the documentation, programs that
 // must not compile) with the project's compiler and options, and returns what the compiler says.
 import { spawnSync } from "node:child_process"
-import { mkdirSync, rmSync, writeFileSync } from "node:fs"
-import { dirname } from "node:path"
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { dirname, join } from "node:path"
 import { fileURLToPath } from "node:url"
 
 const root = fileURLToPath(new URL("..", import.meta.url))
@@ -17,16 +17,22 @@ export interface Diagnostic {
   readonly message: string
 }
 
-/** Type checks `files` (names to sources) as modules of their own, in a folder named `name`. */
-export const typecheck = (name: string, files: ReadonlyMap<string, string>): ReadonlyArray<Diagnostic> => {
-  const directory = `${root}node_modules/.cache/${name}`
-  rmSync(directory, { recursive: true, force: true })
-  mkdirSync(directory, { recursive: true })
+/** Type checks `files` (names to sources) as modules of their own, which see the packages that the project sees. */
+export const typecheck = (files: ReadonlyMap<string, string>): ReadonlyArray<Diagnostic> => {
+  const directory = mkdtempSync(join(root, ".typecheck-"))
+  try {
+    return typecheckIn(directory, files)
+  } finally {
+    rmSync(directory, { recursive: true, force: true })
+  }
+}
+
+const typecheckIn = (directory: string, files: ReadonlyMap<string, string>): ReadonlyArray<Diagnostic> => {
   writeFileSync(`${directory}/package.json`, JSON.stringify({ type: "module" }))
   writeFileSync(
     `${directory}/tsconfig.json`,
     JSON.stringify({
-      extends: "../../../tsconfig.json",
+      extends: "../tsconfig.json",
       compilerOptions: { jsx: "preserve", noUnusedLocals: false },
       include: [],
       files: [...files.keys()]

@@ -1,6 +1,9 @@
 // What a bundler makes of the package: what a program doesn't use isn't in it, and what runs elsewhere isn't Node's.
-import { assert, describe, it } from "vitest"
+import { assert, beforeAll, describe, it } from "vitest"
 import { bundle, programs, share } from "../bench/bundle.ts"
+import { build } from "./support/build.ts"
+
+beforeAll(build)
 
 describe("a bundle", () => {
   it("with inline dispatch only: nothing of inngest, effect/http or effect/sql, nothing of Node", async () => {

@@ -47,14 +47,14 @@ const fileOf = (block: Block): string => {
 }
 
 /** The problems of each block, as `doc:line: message`. */
-const check = (name: string, blocks: ReadonlyArray<Block>): ReadonlyMap<Block, ReadonlyArray<string>> => {
+const check = (blocks: ReadonlyArray<Block>): ReadonlyMap<Block, ReadonlyArray<string>> => {
   const files = new Map(
     blocks.map((block) => [
       fileOf(block),
       /^\s*(?:import|export)\b/m.test(block.source) ? block.source : `${block.source}\nexport {}\n`
     ])
   )
-  const diagnostics = typecheck(name, files)
+  const diagnostics = typecheck(files)
   const problem = (block: Block, { line, code, message }: Diagnostic): string =>
     `${block.doc}:${block.line + line - 1}: ${code}: ${message}`
   const elsewhere = diagnostics.filter(({ file }) => !files.has(file))
@@ -76,7 +76,7 @@ const docs = ["README.md", ...globSync("docs/**/*.md", { cwd: root }).toSorted()
 const blocks = docs.flatMap((doc) =>
   existsSync(`${root}${doc}`) ? blocksOf(doc, readFileSync(`${root}${doc}`, "utf8")) : []
 )
-const problems = check("docs-blocks", blocks)
+const problems = check(blocks)
 
 describe("code blocks of the documentation", () => {
   it("README.md has some", () => {
@@ -117,7 +117,7 @@ describe("the check itself", () => {
       "```"
     ].join("\n")
   )
-  const found = [...check("docs-fixture", fixture).values()]
+  const found = [...check(fixture).values()]
 
   it("reports a broken block at its line of the document", () => {
     expect(found[0]).toEqual([])

@@ -1,14 +1,30 @@
-// What the compiler says where a program must not compile: that it fails is checked by `npm run check`.
+// What the compiler infers, and what it says where a program must not compile.
 import { readFileSync } from "node:fs"
 import { describe, expect, it } from "vitest"
 import { expectedErrors, mismatches, typecheck } from "../scripts/typecheck.ts"
 
-const file = new URL("types/errors.ts", import.meta.url)
+const read = (name: string) => readFileSync(new URL(`types/${name}`, import.meta.url), "utf8")
 
-describe("compile errors", () => {
-  it("say what is wrong", () => {
-    const { expected, source } = expectedErrors(readFileSync(file, "utf8"))
+describe("types", () => {
+  const { expected, source } = expectedErrors(read("errors.ts"))
+  const diagnostics = typecheck(
+    new Map([
+      ["errors.ts", source],
+      ["inferred.ts", read("inferred.ts")]
+    ])
+  )
+
+  it("are inferred as types/inferred.ts says", () => {
+    expect(diagnostics.filter(({ file }) => file !== "errors.ts")).toEqual([])
+  })
+
+  it("say what is wrong with the programs of types/errors.ts", () => {
     expect(expected.length).toBeGreaterThan(10)
-    expect(mismatches(expected, typecheck("types", new Map([["errors.ts", source]])))).toEqual([])
+    expect(
+      mismatches(
+        expected,
+        diagnostics.filter(({ file }) => file === "errors.ts")
+      )
+    ).toEqual([])
   })
 })

@@ -2,8 +2,8 @@ import { Effect, Layer } from "effect"
 import type { Dispatcher, Job } from "effect-jobs"
 import { conformance } from "effect-jobs/conformance"
 import { type InngestClient, InngestDispatcher, InngestWorker } from "effect-jobs/inngest"
-import { describe, it } from "vitest"
 import * as Inngest from "../support/Inngest.ts"
+import { onInngest } from "../support/needs.ts"
 
 const on = (
   name: string,
@@ -34,11 +34,7 @@ const on = (
       )
   })
 
-if (Inngest.bin === undefined) {
-  describe("Inngest", () => {
-    it.skip(Inngest.skipped, () => {})
-  })
-} else {
+onInngest("Inngest", () => {
   on("Inngest over HTTP", (jobs) => Inngest.overHttp(jobs, { onError: () => Effect.void }))
   on("Inngest over connect", (jobs) => InngestWorker.layerConnect(jobs, { onError: () => Effect.void }))
-}
+})

@@ -3,8 +3,7 @@ import { conformance } from "effect-jobs/conformance"
 import { QueueDispatcher, QueueStore, QueueWorker } from "effect-jobs/queue"
 import type { Job } from "effect-jobs"
 import type { PersistedQueueStore } from "effect/persistence/PersistedQueue"
-import { describe, it } from "vitest"
-import * as Redis from "../support/Redis.ts"
+import { onRedis } from "../support/needs.ts"
 import * as Stores from "../support/Stores.ts"
 
 const on = (name: string, store: Layer.Layer<PersistedQueueStore, unknown>) =>
@@ -18,10 +17,6 @@ const on = (name: string, store: Layer.Layer<PersistedQueueStore, unknown>) =>
 on("QueueDispatcher in memory", QueueStore.layerMemory)
 on("QueueDispatcher on SQLite", Layer.provide(QueueStore.layerSql(), Stores.sqlite))
 on("QueueDispatcher on Postgres", Layer.provide(QueueStore.layerSql(), Stores.postgres))
-if (Redis.hasRedis) {
+onRedis("QueueDispatcher on Redis", () =>
   on("QueueDispatcher on Redis", Layer.provide(QueueStore.layerRedis(), Stores.redis))
-} else {
-  describe("QueueDispatcher on Redis", () => {
-    it.skip("redis-server is not on PATH", () => {})
-  })
-}
+)

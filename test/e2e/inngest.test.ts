@@ -374,9 +374,3 @@ describe.skipIf(Inngest.bin === undefined)("Inngest", { concurrent: true }, () =
     240_000
   )
 })
-
-if (Inngest.bin === undefined) {
-  describe("Inngest", () => {
-    it.skip(Inngest.skipped, () => {})
-  })
-}

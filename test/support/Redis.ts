@@ -8,9 +8,9 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { freePort } from "./freePort.ts"
 
-/** Whether there is a Redis to test with; says so where there is none. */
+/** Whether there is a Redis to test with. */
 export const hasRedis = spawnSync("redis-server", ["--version"]).status === 0
-if (!hasRedis) console.warn("redis-server is not on PATH: the tests on Redis are skipped")
+export const missing = "redis-server is not on PATH"
 
 export interface Redis {
   readonly port: number

@@ -1,13 +1,23 @@
 // The stores that tests run on, each fresh.
-import { Effect, Layer } from "effect"
+import { Data, Effect, Layer } from "effect"
 import { QueueStore } from "effect-jobs/queue"
 import type { PersistedQueueStore } from "effect/persistence/PersistedQueue"
+import { inject } from "vitest"
 import * as Postgres from "./Postgres.ts"
 import * as Redis from "./Redis.ts"
 import * as Sqlite from "./Sqlite.ts"
 
-/** A Postgres of its own, and its SqlClient. */
-export const postgres = Layer.unwrap(Effect.map(Postgres.make(), ({ url }) => Postgres.client(url)))
+class NoDatabase extends Data.TaggedError("NoDatabase")<{ readonly message: string }> {}
+
+/** The address of a new database, on the Postgres that the whole run shares (shared.ts). */
+export const database = Effect.gen(function* () {
+  const response = yield* Effect.promise(() => fetch(inject("databases"), { method: "POST" }))
+  const answer = yield* Effect.promise(() => response.text())
+  return response.ok ? answer : yield* new NoDatabase({ message: answer })
+})
+
+/** A database of its own, and its SqlClient. */
+export const postgres = Layer.unwrap(Effect.map(database, (url) => Postgres.client(url)))
 
 /** A SQLite in memory, and its SqlClient. */
 export const sqlite = Sqlite.client(":memory:")

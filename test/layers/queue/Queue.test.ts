@@ -8,8 +8,8 @@ import { Redis as RedisClient } from "effect/persistence/Redis"
 import { SqlClient } from "effect/sql"
 import { TestClock } from "effect/testing"
 import { eventually } from "../../support/eventually.ts"
+import { onRedis } from "../../support/needs.ts"
 import * as Postgres from "../../support/Postgres.ts"
-import * as Redis from "../../support/Redis.ts"
 import * as Stores from "../../support/Stores.ts"
 
 class Work extends Job.make("queue.work", {
@@ -422,12 +422,12 @@ for (const [name, store] of Stores.all) {
   })
 }
 
-/** A Postgres, and a client in a time zone for it. */
-class Server extends Context.Service<Server, Postgres.Postgres>()("Server") {
-  static readonly layer = Layer.effect(Server, Postgres.make())
+/** The address of a database, and a client in a time zone for it. */
+class Server extends Context.Service<Server, string>()("Server") {
+  static readonly layer = Layer.effect(Server, Stores.database)
   static readonly client = (timezone?: string) =>
     Layer.unwrap(
-      Effect.map(Server, ({ url }) => Postgres.client(url, timezone === undefined ? {} : { timezone }))
+      Effect.map(Server, (url) => Postgres.client(url, timezone === undefined ? {} : { timezone }))
     )
 }
 
@@ -450,7 +450,7 @@ const dispatchOneByOne = (
     }
   })
 
-if (Redis.hasRedis) {
+onRedis("QueueStore on Redis", () => {
   const dispatcher = Layer.provideMerge(QueueDispatcher.layer, QueueStore.layerRedis())
   layer(Layer.provideMerge(dispatcher, Stores.redis), { excludeTestServices: true, timeout: "60 seconds" })(
     "QueueStore on Redis",
@@ -473,7 +473,7 @@ if (Redis.hasRedis) {
       )
     }
   )
-}
+})
 
 layer(Server.layer, { excludeTestServices: true, timeout: "60 seconds" })("QueueStore on Postgres", (it) => {
   it.effect("processes that start together on a new database all get their store", () =>

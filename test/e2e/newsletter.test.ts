@@ -1,18 +1,19 @@
 // The example as a user starts it: a process of its own, its output, and the mails that it leaves.
-import { assert, describe, it } from "vitest"
 import { spawn, spawnSync } from "node:child_process"
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { Effect } from "effect"
-import { afterAll, beforeAll } from "vitest"
+import { afterAll, assert, beforeAll, describe, it } from "vitest"
+import { build } from "../support/build.ts"
 import * as Inngest from "../support/Inngest.ts"
 
 const root = fileURLToPath(new URL("../..", import.meta.url))
 const temp = mkdtempSync(join(tmpdir(), "effect-jobs-newsletter-"))
 
 beforeAll(() => {
+  build()
   // as root, the database runs as another user, who must get in
   mkdirSync(join(temp, "out"), { recursive: true })
   spawnSync("chmod", ["-R", "a+rx", temp])
@@ -112,7 +113,6 @@ describe("the newsletter", { concurrent: true }, () => {
     const { code, output } = await run(...args)
     assert.strictEqual(code, 0, output)
     assert.strictEqual(mails(out).length, 1_500)
-    console.log(`${before} mails before the kill, 1500 in the end`)
   }, 180_000)
 
   it("signs up in one transaction, and keeps what failed for good", async () => {
@@ -157,7 +157,7 @@ describe("the newsletter", { concurrent: true }, () => {
   }, 180_000)
 
   it.skipIf(Inngest.bin === undefined)(
-    "on Inngest",
+    Inngest.bin === undefined ? `on Inngest (${Inngest.missing})` : "on Inngest",
     async () => {
       const out = join(temp, "inngest")
       await Effect.runPromise(

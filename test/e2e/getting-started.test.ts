@@ -5,8 +5,9 @@ import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { afterAll, assert, beforeAll, describe, it } from "vitest"
+import { build } from "../support/build.ts"
 
-const root = fileURLToPath(new URL("..", import.meta.url))
+const root = fileURLToPath(new URL("../..", import.meta.url))
 const folder = mkdtempSync(join(tmpdir(), "effect-jobs-start-"))
 
 const oldestNode = process.env["OLDEST_NODE"]
@@ -26,6 +27,7 @@ const npm = (cwd: string, ...args: ReadonlyArray<string>) => {
 }
 
 beforeAll(() => {
+  build()
   npm(root, "pack", "--ignore-scripts", "--pack-destination", folder)
   const [tarball = ""] = readdirSync(folder)
   writeFileSync(join(folder, "package.json"), JSON.stringify({ private: true, type: "module" }))

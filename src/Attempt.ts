@@ -16,7 +16,7 @@ import type { WorkflowEngine } from "effect/workflow/WorkflowEngine"
 import { InvalidPayload, UnknownJob } from "./DispatchError.ts"
 import type { Dispatcher, JobMessage } from "./Dispatcher.ts"
 import { type Compiled, compileAll } from "./internal/compiled.ts"
-import { kindOfThrown, summary } from "./internal/describe.ts"
+import { attempted, kindOfThrown, summary } from "./internal/describe.ts"
 import * as FailureJson from "./internal/failureJson.ts"
 import { called, isolated, report, reportCause } from "./internal/isolated.ts"
 import { limited } from "./internal/limited.ts"
@@ -172,10 +172,13 @@ const unknownJob = (worker: Worker, message: JobMessage): Failed => ({
 /** The pipeline, in the context of the worker and not in that of whoever asks. */
 const attempt = (self: Current): Effect.Effect<Outcome> =>
   Effect.updateContext(
-    Effect.uninterruptibleMask((restore) => {
-      const record = start(self)
-      return Effect.onExit(restore(decided(self)), (exit) => Effect.sync(() => record(exit)))
-    }),
+    // the region is entered before anything is counted: an interruption may come in any operation before
+    Effect.uninterruptibleMask((restore) =>
+      Effect.suspend(() => {
+        const record = start(self)
+        return Effect.onExit(restore(decided(self)), (exit) => Effect.sync(() => record(exit)))
+      })
+    ),
     () => self.job.context
   )
 
@@ -286,7 +289,8 @@ const classify = (self: Current, progress: Progress, cause: Cause.Cause<unknown>
     const invalid = new InvalidSuccess({ job: job.job.jobName, id: message.id, issue })
     return Effect.succeed({ _tag: "Failed", reason: "InvalidSuccess", cause: Cause.die(invalid) })
   }
-  if (error._tag === "Some" && error.value instanceof Decided) return Effect.succeed(error.value.outcome)
+  const decided = error._tag === "Some" ? decidedOf(error.value) : undefined
+  if (decided !== undefined) return Effect.succeed(decided.outcome)
   // sound: a typed error of this job's handler is what this job's policy looks at
   const policy = job.job.retry as RetryPolicy.RetryPolicy
   return Effect.matchCauseEffect(RetryPolicy.next(policy, self.attempt, error), {
@@ -304,6 +308,9 @@ const classify = (self: Current, progress: Progress, cause: Cause.Cause<unknown>
     }
   })
 }
+
+const decidedOf = (error: unknown): Decided | undefined =>
+  attempted(() => (error instanceof Decided ? error : undefined), undefined)
 
 const undecodable = ({ job, message }: Current, cause: Cause.Cause<unknown>): Failed => {
   const { jobName } = job.job

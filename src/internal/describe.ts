@@ -11,7 +11,8 @@ const longest = 500
 
 const unreadable = "an error that can't be read"
 
-const attempted = <A>(read: () => A, otherwise: A): A => {
+/** Reads of a value that a user made; another one where reading throws, as with a revoked proxy. */
+export const attempted = <A>(read: () => A, otherwise: A): A => {
   try {
     return read()
   } catch {

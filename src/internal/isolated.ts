@@ -6,7 +6,7 @@ import type * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import type * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
-import { readable } from "./describe.ts"
+import { attempted, readable } from "./describe.ts"
 
 /** Waits for a child fiber. Interruption reaches it, and is over when its finalizers are. */
 export const awaited = <A, E>(fiber: Fiber.Fiber<A, E>): Effect.Effect<Exit.Exit<A, E>> => {
@@ -32,20 +32,18 @@ export const called = <A, E, R>(
 ): Effect.Effect<A, E, R> =>
   Effect.suspend(() => {
     const effect: unknown = f()
-    return Effect.isEffect(effect)
+    return attempted(() => Effect.isEffect(effect), false)
       ? // sound: an Effect there has the type that the function says
         (effect as Effect.Effect<A, E, R>)
       : Effect.die(new TypeError(`${what} returned ${kindOf(effect)}, and not an Effect.`))
   })
 
-const kindOf = (value: unknown): string => {
-  if (typeof value !== "object" || value === null) return String(value)
-  try {
-    return value instanceof Promise ? "a Promise" : "an object"
-  } catch {
-    return "an object"
-  }
-}
+const kindOf = (value: unknown): string =>
+  typeof value !== "object" || value === null
+    ? String(value)
+    : attempted(() => value instanceof Promise, false)
+      ? "a Promise"
+      : "an object"
 
 /** Says something to the loggers, which may be a user's: whatever they throw, nothing follows from it. */
 export const report = (log: Effect.Effect<void>): Effect.Effect<void> => Effect.asVoid(isolated(log))

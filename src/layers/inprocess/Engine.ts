@@ -309,22 +309,25 @@ const loopOf = (self: Engine, run: Run, hold: Loop["hold"], sleep: Loop["sleep"]
  * that it has dispatched. A second dispatch of its id waits for its end.
  */
 const awaited = (self: Engine, message: JobMessage, isRemembered: boolean): Effect.Effect<void> =>
-  Effect.uninterruptibleMask((restore) => {
-    const root: Root = { fibers: new Set() }
-    const run = claim(self, message, { delay: 0, isRemembered, root })
-    if (run === undefined) {
-      const first = self.runs.get(runKey(message))
-      return first === undefined || first.isScheduled ? Effect.void : restore(Deferred.await(first.ended))
-    }
-    const loop = Effect.updateContext(
-      runToEnd(loopOf(self, run, identity, Effect.sleep), message),
-      (_: Context.Context<never>) => self.context
-    )
-    return Effect.onExit(restore(loop), (exit) => Effect.sync(() => end(self, run, exit))).pipe(
-      Effect.andThen(restore(settled(root))),
-      Effect.onInterrupt(() => Fiber.interruptAll(root.fibers))
-    )
-  })
+  // the region is entered before the id is claimed: an interruption may come in any operation before
+  Effect.uninterruptibleMask((restore) =>
+    Effect.suspend(() => {
+      const root: Root = { fibers: new Set() }
+      const run = claim(self, message, { delay: 0, isRemembered, root })
+      if (run === undefined) {
+        const first = self.runs.get(runKey(message))
+        return first === undefined || first.isScheduled ? Effect.void : restore(Deferred.await(first.ended))
+      }
+      const loop = Effect.updateContext(
+        runToEnd(loopOf(self, run, identity, Effect.sleep), message),
+        (_: Context.Context<never>) => self.context
+      )
+      return Effect.onExit(restore(loop), (exit) => Effect.sync(() => end(self, run, exit))).pipe(
+        Effect.andThen(restore(settled(root))),
+        Effect.onInterrupt(() => Fiber.interruptAll(root.fibers))
+      )
+    })
+  )
 
 /** Waits for all that the run has dispatched, and for what that has dispatched. */
 const settled = (root: Root): Effect.Effect<void> =>

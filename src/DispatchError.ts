@@ -2,6 +2,7 @@
  * Why a dispatch failed: one tagged error, whose `reason` says what the caller can do about it. Nothing was sent.
  */
 import * as Schema from "effect/Schema"
+import type * as SchemaAST from "effect/SchemaAST"
 import * as SchemaIssue from "effect/SchemaIssue"
 
 /** What is wrong with a value: where (`items[0].email`; empty for the value itself), and what was expected. */
@@ -12,9 +13,47 @@ export interface Issue {
 
 const formatIssues = SchemaIssue.makeFormatterStandardSchemaV1()
 
-/** A schema's issues as a flat list. The rejected values are not in it. */
+/**
+ * The keys of a record are data (addresses, often), so a path has `*` in their place. The names of a struct's fields
+ * stay.
+ */
+const withoutKeys = (issue: SchemaIssue.Issue, parent?: SchemaAST.AST): SchemaIssue.Issue => {
+  switch (issue._tag) {
+    case "Composite":
+    case "AnyOf":
+      return changed(issue, { issues: issue.issues.map((inner) => withoutKeys(inner, issue.ast)) })
+    case "Encoding":
+      return changed(issue, { issue: withoutKeys(issue.issue, issue.ast) })
+    case "Filter":
+      return changed(issue, { issue: withoutKeys(issue.issue, parent) })
+    case "Pointer": {
+      const [key, ...rest] = issue.path
+      return changed(issue, {
+        path: isKeyOfRecord(key, parent) ? ["*", ...rest] : issue.path,
+        issue: withoutKeys(issue.issue)
+      })
+    }
+    default:
+      return issue
+  }
+}
+
+const isKeyOfRecord = (key: PropertyKey | undefined, ast: SchemaAST.AST | undefined): boolean =>
+  ast?._tag === "Objects" &&
+  ast.indexSignatures.length > 0 &&
+  !ast.propertySignatures.some(({ name }) => name === key)
+
+/** A copy of an issue, which has more to it than its constructor takes. */
+const changed = <I extends SchemaIssue.Issue>(issue: I, fields: object): I =>
+  // sound: the copy has all properties of the issue, and in place of some others of the same type
+  Object.assign(
+    Object.create(Object.getPrototypeOf(issue) as object, Object.getOwnPropertyDescriptors(issue)),
+    fields
+  ) as I
+
+/** A schema's issues as a flat list. Neither the rejected values nor the keys of records are in it. */
 export const issuesOf = (root: SchemaIssue.Issue): ReadonlyArray<Issue> =>
-  formatIssues(root).issues.map((issue) => ({
+  formatIssues(withoutKeys(root)).issues.map((issue) => ({
     path: (issue.path ?? []).reduce<string>((path, segment) => {
       const key = typeof segment === "object" ? segment.key : segment
       return typeof key === "number"

@@ -1,5 +1,13 @@
 import { assert, describe, it } from "@effect/vitest"
-import { CronJob, DefinitionError, DispatchError, DomainEvent, Job, Listener } from "effect-jobs"
+import {
+  CronJob,
+  DefinitionError,
+  DispatchError,
+  DomainEvent,
+  InlineDispatcher,
+  Job,
+  Listener
+} from "effect-jobs"
 import { TestDispatcher } from "effect-jobs/testing"
 import { Context, Effect, Exit, Layer, Schema } from "effect"
 import { Fixed } from "./support/annotation.ts"
@@ -223,5 +231,102 @@ describe("run", () => {
       const exit = yield* Effect.exit(Follow.run({}))
       assert.include(String(Exit.isFailure(exit) && exit.cause), "it has no Dispatcher, provide one")
     }).pipe(Effect.provide(FollowLive))
+  )
+})
+
+describe("verbs", () => {
+  class Mail extends Job.make("verbs.mail", { payload: { to: Schema.String } }) {
+    static readonly from = "noreply"
+  }
+  class Empty extends Job.make("verbs.empty", { payload: { note: Schema.optionalKey(Schema.String) } }) {}
+  class Sent extends DomainEvent.make("verbs.sent", { payload: { to: Schema.String } }) {}
+
+  it.effect("work unbound", () =>
+    Effect.gen(function* () {
+      const { dispatch, dispatchAll, run, toLayer } = Mail
+      const { publish, publishAll } = Sent
+      yield* dispatch({ to: "a" })
+      yield* dispatchAll([{ to: "b" }])
+      yield* Effect.flatMap(Effect.succeed({ to: "c" }), Mail.dispatch)
+      yield* publish({ to: "d" })
+      yield* publishAll([{ to: "e" }])
+      assert.strictEqual((yield* TestDispatcher.dispatched).length, 3)
+      assert.strictEqual((yield* TestDispatcher.published).length, 2)
+      const seen: Array<string> = []
+      yield* run({ to: "f" }).pipe(Effect.provide(toLayer(({ to }) => Effect.sync(() => void seen.push(to)))))
+      assert.deepStrictEqual(seen, ["f"])
+    }).pipe(Effect.provide(TestDispatcher.layer))
+  )
+
+  it.effect("need no payload where nothing in it is required", () =>
+    Effect.gen(function* () {
+      yield* Empty.dispatch()
+      yield* Empty.dispatch({ note: "n" })
+      yield* Empty.dispatch(undefined, { id: "an id" })
+      assert.deepStrictEqual(yield* TestDispatcher.payloads(Empty), [{}, { note: "n" }, {}])
+      yield* Empty.run().pipe(Effect.provide(Empty.toLayer(() => Effect.void)))
+    }).pipe(Effect.provide(TestDispatcher.layer))
+  )
+
+  class Owner extends Context.Service<Owner, string>()("test/Owner") {}
+
+  it.effect("annotate keeps the class's own statics, and the contract", () =>
+    Effect.gen(function* () {
+      const annotated = Mail.annotate(Owner, "team a").annotate(Owner, "team b")
+      assert.strictEqual(annotated.from, "noreply")
+      assert.strictEqual(annotated.jobName, "verbs.mail")
+      assert.isTrue(Job.isJob(annotated))
+      assert.strictEqual(Context.getUnsafe(annotated.annotations, Owner), "team b")
+      assert.isFalse(Context.getOption(Mail.annotations as Context.Context<Owner>, Owner)._tag === "Some")
+      // the handler of the one is that of the other
+      yield* annotated.dispatch({ to: "a" }).pipe(
+        Effect.provide(
+          Layer.provide(
+            InlineDispatcher.layer([annotated]),
+            Mail.toLayer(() => Effect.void)
+          )
+        )
+      )
+    })
+  )
+
+  it.effect("take any payload whose JSON is an object: a union of structs, a recursive one", () =>
+    Effect.gen(function* () {
+      const Shape = Schema.Union([
+        Schema.Struct({ kind: Schema.Literal("circle"), radius: Schema.Finite }),
+        Schema.Struct({ kind: Schema.Literal("square"), at: Schema.Date })
+      ])
+      class Draw extends Job.make("verbs.draw", { payload: Shape }) {}
+      const at = new Date(5)
+      yield* Draw.dispatch({ kind: "square", at })
+      assert.deepStrictEqual(yield* TestDispatcher.payloads(Draw), [{ kind: "square", at }])
+      const error = yield* Effect.flip(Draw.dispatch(undefined as never))
+      assert.strictEqual(error.reason._tag, "InvalidPayload")
+    }).pipe(Effect.provide(TestDispatcher.layer))
+  )
+})
+
+describe("two contracts of one name", () => {
+  class First extends Job.make("contracts.same", { payload: { a: Schema.String } }) {}
+  class Second extends Job.make("contracts.same", { payload: { b: Schema.Int } }) {}
+  const refusalOf = <A>(layer: Layer.Layer<A>) =>
+    Effect.map(Effect.exit(Effect.scoped(Layer.build(layer))), (exit) => String(exit))
+
+  it.effect("are refused when a worker is made, also where only the handler is another's", () =>
+    Effect.gen(function* () {
+      const handlers = First.toLayer(() => Effect.void)
+      assert.include(
+        yield* refusalOf(Layer.provide(InlineDispatcher.layer([First, Second]), handlers)),
+        `Two jobs in the list have the name "contracts.same"`
+      )
+      assert.include(
+        yield* refusalOf(Layer.provide(InlineDispatcher.layer([Second]), handlers)),
+        `The handler of "contracts.same" was made by another contract of that name`
+      )
+      assert.include(
+        yield* refusalOf(Layer.provide(InlineDispatcher.layer([First, First]), handlers)),
+        `The job "contracts.same" is in the list twice`
+      )
+    })
   )
 })

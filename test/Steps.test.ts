@@ -1,7 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
-import { InlineDispatcher, Job, RetryPolicy, Steps } from "effect-jobs"
+import { DomainEvent, InlineDispatcher, Job, RetryPolicy, Steps } from "effect-jobs"
+import { stepsFromRecords } from "effect-jobs/engine"
 import { TestDispatcher } from "effect-jobs/testing"
-import { Cause, Deferred, Effect, Exit, Fiber, Layer, Schema } from "effect"
+import { Cause, Deferred, Duration, Effect, Exit, Fiber, Layer, Option, Schema } from "effect"
 import { TestClock } from "effect/testing"
 import { Activity, DurableClock, DurableDeferred } from "effect/workflow"
 
@@ -347,5 +348,204 @@ describe("elsewhere", () => {
       yield* TestClock.adjust("2 seconds")
       assert.strictEqual(yield* Fiber.join(fiber), 1)
     }).pipe(Effect.provide(Work.toLayer(handler)))
+  )
+})
+
+describe("names", () => {
+  it.effect("that end in a number, or look like another step's, collide with none", () => {
+    const { count, counts } = counted()
+    const named = (name: string, value: number) =>
+      Activity.make({ name, success: Schema.Int, execute: Effect.as(count(`${name} ${value}`), value) })
+    return Effect.gen(function* () {
+      const Answer = DurableDeferred.make("answer", { success: Schema.Int })
+      const exits = yield* running(() =>
+        Effect.gen(function* () {
+          const { attempt } = yield* Job.CurrentRun
+          const values = [
+            yield* named("a", 1),
+            yield* named("a", 2),
+            yield* named("a (2)", 3),
+            yield* named("activity(2)/a", 4),
+            yield* named("deferred/answer", 5),
+            yield* named("race/raceAll/r", 6),
+            yield* named("a.2", 7),
+            yield* named("DurableClock/nap", 8),
+            ...(yield* Effect.all(
+              [DurableDeferred.await(Answer), DurableDeferred.into(Effect.succeed(9), Answer)],
+              { concurrency: "unbounded" }
+            )),
+            yield* Activity.raceAll("r", [named("left", 10)])
+          ]
+          yield* DurableClock.sleep({ name: "nap", duration: "2 minutes" })
+          return attempt < 2 ? yield* Effect.fail("again") : values
+        })
+      )
+      assert.deepStrictEqual(outcomeOf(exits[1] ?? Exit.void), [1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 10])
+      assert.deepStrictEqual(
+        Object.values(counts),
+        Object.keys(counts).map(() => 1)
+      )
+    })
+  })
+
+  it.effect("that the handler used are free in onFailure: a compensation happens", () => {
+    const { count, counts } = counted()
+    return Effect.gen(function* () {
+      class Compensated extends Job.make("steps.compensated", { payload: {} }) {}
+      const charge = (what: string) => Activity.make({ name: "charge", execute: count(what) })
+      yield* Compensated.dispatch().pipe(
+        Effect.provide(
+          InlineDispatcher.layer([Compensated], { onError: () => Effect.void }).pipe(
+            Layer.provide(
+              Compensated.toLayer(() => Effect.andThen(charge("charged"), Effect.fail("no")), {
+                onFailure: () => charge("refunded")
+              })
+            )
+          )
+        )
+      )
+      assert.deepStrictEqual(counts, { charged: 1, refunded: 1 })
+    })
+  })
+})
+
+describe("races", () => {
+  it.effect("between an answer and a day are won by the day", () =>
+    Effect.gen(function* () {
+      const Answer = DurableDeferred.make("answer", { success: Schema.String })
+      const exits = yield* running(() =>
+        DurableDeferred.raceAll({
+          name: "answer or a day",
+          success: Schema.String,
+          error: Schema.Never,
+          effects: [
+            DurableDeferred.await(Answer),
+            Effect.as(DurableClock.sleep({ name: "day", duration: "10 hours" }), "nobody answered")
+          ]
+        })
+      )
+      assert.deepStrictEqual(exits.map(outcomeOf), ["nobody answered"])
+    })
+  )
+
+  it.effect("that were lost are run again by the next attempt of the job, those that were won aren't", () => {
+    const { count, counts } = counted()
+    return Effect.gen(function* () {
+      const exits = yield* running(() =>
+        Effect.gen(function* () {
+          const { attempt } = yield* Job.CurrentRun
+          yield* Activity.raceAll("won", [
+            Activity.make({ name: "first", success: Schema.Int, execute: Effect.as(count("won"), 1) })
+          ])
+          return yield* DurableDeferred.raceAll({
+            name: "lost",
+            success: Schema.Int,
+            error: Schema.String,
+            effects: [
+              Effect.andThen(count("lost"), attempt < 3 ? Effect.fail("not yet") : Effect.succeed(attempt))
+            ]
+          })
+        })
+      )
+      assert.deepStrictEqual(exits.map(outcomeOf), ["not yet", "not yet", 3])
+      assert.deepStrictEqual(counts, { won: 1, lost: 3 })
+    })
+  })
+
+  it.effect("a deferred whose name begins as a race's is waited for", () =>
+    Effect.gen(function* () {
+      const Odd = DurableDeferred.make("raceAll/odd", { success: Schema.String })
+      const given = yield* Deferred.make<DurableDeferred.Token>()
+      const exits = yield* running(
+        () =>
+          Effect.gen(function* () {
+            yield* Deferred.succeed(given, yield* DurableDeferred.token(Odd))
+            return yield* DurableDeferred.await(Odd)
+          }),
+        Effect.flatMap(Deferred.await(given), (token) =>
+          DurableDeferred.succeed(Odd, { token, value: "answered" })
+        )
+      )
+      assert.deepStrictEqual(exits.map(outcomeOf), ["answered"])
+    })
+  )
+})
+
+describe("a deferred", () => {
+  it.effect("that a defect was put into gives that defect", () =>
+    Effect.gen(function* () {
+      const Answer = DurableDeferred.make("answer", { success: Schema.String })
+      const exits = yield* running(() =>
+        Effect.gen(function* () {
+          yield* Effect.exit(DurableDeferred.into(Effect.die(new Error("the defect")), Answer))
+          const exit = yield* Effect.exit(DurableDeferred.await(Answer))
+          return Exit.isFailure(exit) ? String(Cause.squash(exit.cause)) : "it succeeded"
+        })
+      )
+      assert.deepStrictEqual(exits.map(outcomeOf), ["Error: the defect"])
+    })
+  )
+
+  it.effect("is waited for by looking again and again, in steady memory", () =>
+    Effect.gen(function* () {
+      let looks = 0
+      const steps = stepsFromRecords({
+        get: () => Effect.sync(() => (++looks < 100_000 ? Option.none() : Option.some(1))),
+        set: () => Effect.void,
+        pollInterval: Duration.millis(1)
+      })
+      const waiting = yield* Effect.forkChild(steps.wait("answer"))
+      yield* TestClock.adjust("1 second")
+      assert.isAbove(looks, 900)
+      looks = 99_999
+      yield* TestClock.adjust("1 second")
+      assert.strictEqual(yield* Fiber.join(waiting), 1)
+    })
+  )
+})
+
+describe("dispatches from within a run", () => {
+  class Child extends Job.make("steps.child", { payload: { n: Schema.Int } }) {}
+  class Happened extends DomainEvent.make("steps.happened", { payload: {} }) {}
+
+  it.effect("have the same id in every attempt; what differs is another dispatch", () =>
+    Effect.gen(function* () {
+      const sent: Array<readonly [string, number, string]> = []
+      yield* Effect.andThen(Work.dispatch({ key: "k" }, { id: "run" }), TestClock.adjust("1 minute")).pipe(
+        Effect.provide(
+          InlineDispatcher.layer([Work, Child], { background: true, onError: () => Effect.void }).pipe(
+            Layer.provide([
+              Child.toLayer(() => Effect.void),
+              Work.toLayer(() =>
+                Effect.gen(function* () {
+                  const { attempt } = yield* Job.CurrentRun
+                  const note = (what: string) => (receipt: { readonly id: string }) =>
+                    Effect.sync(() => void sent.push([what, attempt, receipt.id]))
+                  yield* Effect.flatMap(Child.dispatch({ n: 1 }), note("first"))
+                  yield* Activity.make({
+                    name: "inside",
+                    execute: Effect.flatMap(Effect.orDie(Child.dispatch({ n: 1 })), note("inside"))
+                  })
+                  yield* Effect.flatMap(Child.dispatch({ n: 1 }), note("second"))
+                  yield* Effect.flatMap(Child.dispatch({ n: attempt }), note("differs"))
+                  yield* Effect.flatMap(Happened.publish(), note("event"))
+                  yield* DurableClock.sleep({ name: "nap", duration: "1 second", inMemoryThreshold: 0 })
+                  if (attempt < 3) return yield* Effect.fail("again")
+                })
+              )
+            ])
+          )
+        )
+      )
+      const ids = (what: string) => new Set(sent.filter(([name]) => name === what).map(([, , id]) => id))
+      for (const what of ["first", "inside", "second", "event"]) assert.strictEqual(ids(what).size, 1, what)
+      assert.strictEqual(
+        new Set([...ids("first"), ...ids("inside"), ...ids("second"), ...ids("event")]).size,
+        4
+      )
+      // the third equal one of attempt 1, and two others
+      assert.strictEqual(ids("differs").size, 3)
+      assert.strictEqual(sent.filter(([name]) => name === "inside").length, 1)
+    })
   )
 })

@@ -1,6 +1,17 @@
 // User code is hostile code: whatever is thrown or returned, wherever it runs, the policy decides and the worker goes on.
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Effect, Layer, Logger, Schema, SchemaGetter, Tracer } from "effect"
+import {
+  Cause,
+  Effect,
+  Fiber,
+  Layer,
+  Logger,
+  Redacted,
+  References,
+  Schema,
+  SchemaGetter,
+  Tracer
+} from "effect"
 import {
   Dispatcher,
   type DispatchError,
@@ -9,6 +20,7 @@ import {
   Job,
   type JobMessage,
   type OnError,
+  Outcome,
   RetryPolicy
 } from "effect-jobs"
 import { makeRunner } from "effect-jobs/engine"
@@ -415,6 +427,78 @@ describe("a tracer that sees a failure", () => {
       ).pipe(Effect.withTracer(tracer))
       yield* runner.attempt(message(Once.jobName), { attempt: 1 })
       assert.strictEqual(spans[0]?.attributes.get("error.type"), "RangeError")
+    })
+  )
+})
+
+describe("what is logged", () => {
+  class Refused extends Schema.TaggedError<Refused>()("Refused", {
+    status: Schema.Int,
+    token: Schema.Redacted(Schema.String)
+  }) {}
+  class Hook extends Job.make("logs.hook", {
+    payload: { url: Schema.String },
+    error: Refused,
+    retry: RetryPolicy.fixed({ attempts: 2, delay: "4 seconds" })
+  }) {}
+  const refused = Effect.fail(new Refused({ status: 429, token: Redacted.make("hush") }))
+
+  const lines = (level?: typeof Outcome.RetryLogLevel.Service) =>
+    Effect.gen(function* () {
+      const logs: Array<{ readonly level: string; readonly text: string; readonly annotations: unknown }> = []
+      const logger = Logger.layer([
+        Logger.make(({ fiber, logLevel, message }) => {
+          const annotations = fiber.getRef(References.CurrentLogAnnotations)
+          logs.push({ level: logLevel, text: [message].flat().map(String).join(" "), annotations })
+        })
+      ])
+      const jobs = Layer.provide(
+        InlineDispatcher.layer([Hook]),
+        Hook.toLayer(() => refused)
+      ).pipe(
+        Layer.provide(level === undefined ? Layer.empty : Layer.succeed(Outcome.RetryLogLevel, level)),
+        Layer.provide(logger)
+      )
+      const fiber = yield* Effect.forkChild(
+        Hook.dispatch({ url: "https://secret" }, { id: "an id" }).pipe(Effect.provide(jobs))
+      )
+      yield* TestClock.adjust("1 minute")
+      yield* Fiber.join(fiber)
+      return logs.filter(({ level }) => level !== "Debug")
+    })
+
+  it.effect(
+    "one warning for each attempt that is retried, and one error at the end, with job, id and attempt",
+    () =>
+      Effect.gen(function* () {
+        const [retried, failed, ...more] = yield* lines()
+        assert.deepStrictEqual(more, [])
+        assert.deepStrictEqual(retried, {
+          level: "Warn",
+          text: `"logs.hook" (id an id) failed in attempt 1 of 2, and is tried again in 4s: Refused (status: 429, token: <redacted>)`,
+          annotations: { job: "logs.hook", id: "an id", attempt: 1 }
+        })
+        assert.strictEqual(failed?.level, "Error")
+        assert.include(
+          failed?.text,
+          `"logs.hook" (id an id) failed in all of its 2 attempts, the last time with: Refused (status: 429, token: <redacted>).`
+        )
+        assert.deepStrictEqual(failed?.annotations, { job: "logs.hook", id: "an id", attempt: 2 })
+        assert.notInclude(JSON.stringify([retried, failed]), "secret")
+        assert.notInclude(JSON.stringify([retried, failed]), "hush")
+      })
+  )
+
+  it.effect("the warning has a level of its own, or isn't there", () =>
+    Effect.gen(function* () {
+      assert.deepStrictEqual(
+        (yield* lines("Info")).map(({ level }) => level),
+        ["Info", "Error"]
+      )
+      assert.deepStrictEqual(
+        (yield* lines("None")).map(({ level }) => level),
+        ["Error"]
+      )
     })
   )
 })

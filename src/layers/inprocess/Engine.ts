@@ -16,6 +16,7 @@ import { makeRunner, type Runner } from "../../Attempt.ts"
 import { runTicks } from "../../CronJob.ts"
 import { DispatchError, Unavailable, UnknownJob } from "../../DispatchError.ts"
 import type { Dispatcher, DispatchRequest, JobMessage } from "../../Dispatcher.ts"
+import { announce } from "../../internal/announce.ts"
 import { plural } from "../../internal/describe.ts"
 import { report } from "../../internal/isolated.ts"
 import { ownServices } from "../../internal/RunContext.ts"
@@ -159,6 +160,7 @@ export const make = <const Jobs extends ReadonlyArray<Job.Any>>(
       send: (requests) => Effect.suspend(() => send(engine, requests))
     }
     const context = yield* Effect.context<never>()
+    yield* announce(name, { jobs: jobs.map(({ jobName }) => jobName), concurrency }, "Debug")
     const engine: Engine = {
       runner: yield* makeRunner(jobs, { name, dispatcher, onError }),
       options,

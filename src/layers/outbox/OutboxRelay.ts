@@ -15,6 +15,7 @@ import type { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import { Dispatcher, type DispatchRequest } from "../../Dispatcher.ts"
 import { type DispatchError, DispatchReason } from "../../DispatchError.ts"
+import { announce } from "../../internal/announce.ts"
 import { summary } from "../../internal/describe.ts"
 import { checkedCount, checkedDuration } from "../../internal/checks.ts"
 import { layerDefault, OutboxStore } from "./OutboxStore.ts"
@@ -54,6 +55,7 @@ export const layerOnStore = (options: Options = {}): Layer.Layer<never, never, O
         options.shutdownTimeout ?? "30 seconds",
         "The shutdownTimeout of OutboxRelay.layer"
       )
+      yield* announce("OutboxRelay.layer", { batchSize })
       const store = yield* OutboxStore
       const target = yield* Dispatcher
       const waiting = yield* Queue.unbounded<Waiting>()

@@ -13,6 +13,7 @@ import { type Failed, type OnError, WorkerLost } from "../../Outcome.ts"
 import { runTicks } from "../../CronJob.ts"
 import { Dispatcher, type JobMessage } from "../../Dispatcher.ts"
 import { InvalidPayload } from "../../DispatchError.ts"
+import { announce } from "../../internal/announce.ts"
 import { summary } from "../../internal/describe.ts"
 import type * as Job from "../../Job.ts"
 import { checkedCount, checkedDuration } from "../../internal/checks.ts"
@@ -60,6 +61,7 @@ export const layer = <const Jobs extends ReadonlyArray<Job.Any>>(
         options.shutdownTimeout ?? "30 seconds",
         "The shutdownTimeout of QueueWorker.layer"
       )
+      yield* announce("QueueWorker.layer", { jobs: jobs.map(({ jobName }) => jobName), concurrency })
       const store = yield* PersistedQueueStore
       const dispatcher = yield* Dispatcher
       const runner = yield* makeRunner(jobs, {

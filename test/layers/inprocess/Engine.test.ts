@@ -1,19 +1,7 @@
 // The engine in this process, as InlineDispatcher shows it: whose context, which ids, whose time.
 import { assert, describe, it } from "@effect/vitest"
-import {
-  Clock,
-  Context,
-  Deferred,
-  Effect,
-  Fiber,
-  Layer,
-  Metric,
-  References,
-  Schema,
-  Scheduler,
-  Scope
-} from "effect"
-import { Dispatcher, InlineDispatcher, Job, RetryPolicy } from "effect-jobs"
+import { Clock, Context, Deferred, Effect, Fiber, Layer, Metric, References, Schema, Scheduler } from "effect"
+import { type Dispatcher, InlineDispatcher, Job, RetryPolicy } from "effect-jobs"
 import { TestClock } from "effect/testing"
 import { Activity, DurableClock, DurableDeferred } from "effect/workflow"
 import { Steps } from "effect-jobs"

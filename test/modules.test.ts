@@ -1,5 +1,7 @@
-// What each entry point loads, by Node's own module graph.
+// What each entry point loads, by Node's own module graph, and what the sources import of each other.
 import { spawnSync } from "node:child_process"
+import { globSync, readFileSync } from "node:fs"
+import { dirname, join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { assert, describe, it } from "vitest"
 
@@ -64,5 +66,64 @@ describe("what an entry point loads", () => {
       files.filter((file) => file.startsWith("effect/sql/")),
       []
     )
+  })
+})
+
+describe("the sources", () => {
+  const src = join(root, "src")
+  const files = globSync("**/*.ts", { cwd: src })
+  /** The files of src that a file imports, types too. */
+  const graph = new Map(
+    files.map((file) => {
+      const text = readFileSync(join(src, file), "utf8")
+      const imports = [...text.matchAll(/(?:from|import)\s*\(?\s*"(\.{1,2}\/[^"]+)"/g)]
+      return [file, imports.map(([, to = ""]) => join(dirname(file), to))] as const
+    })
+  )
+  const arrows = [...graph].flatMap(([from, imports]) => imports.map((to) => [from, to] as const))
+  const engineOf = (file: string) => /^layers\/([^/]+)\//.exec(file)?.[1]
+  const manifest: { readonly exports: Record<string, unknown> } = JSON.parse(
+    readFileSync(join(root, "package.json"), "utf8")
+  )
+  const entries = new Set(
+    Object.keys(manifest.exports).map((entry) => (entry === "." ? "index.ts" : `${entry.slice(2)}.ts`))
+  )
+
+  it("import files that are there", () => {
+    assert.isAbove(arrows.length, 100)
+    assert.deepStrictEqual(
+      arrows.filter(([, to]) => !graph.has(to)),
+      []
+    )
+  })
+
+  it("an engine imports no other engine's, but the outbox the queue's", () => {
+    const between = arrows.flatMap(([from, to]) => {
+      const [one, other] = [engineOf(from), engineOf(to)]
+      return one !== undefined && other !== undefined && one !== other ? [`${one} -> ${other}`] : []
+    })
+    assert.deepStrictEqual([...new Set(between)], ["outbox -> queue"])
+  })
+
+  it("only engines and entry points import an engine", () => {
+    assert.deepStrictEqual(
+      arrows.filter(
+        ([from, to]) => engineOf(to) !== undefined && engineOf(from) === undefined && !entries.has(from)
+      ),
+      []
+    )
+  })
+
+  it("there is no circle of imports", () => {
+    const done = new Set<string>()
+    const circles: Array<string> = []
+    const visit = (file: string, path: ReadonlyArray<string>): void => {
+      if (path.includes(file)) circles.push([...path.slice(path.indexOf(file)), file].join(" -> "))
+      if (path.includes(file) || done.has(file)) return
+      for (const next of graph.get(file) ?? []) visit(next, [...path, file])
+      done.add(file)
+    }
+    for (const file of files) visit(file, [])
+    assert.deepStrictEqual(circles, [])
   })
 })

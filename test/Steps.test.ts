@@ -235,7 +235,6 @@ describe("clocks", () => {
   it.effect("a sleep takes its time on the test's clock, once for all attempts of the job", () => {
     const times: Array<number> = []
     return Effect.gen(function* () {
-      const started = yield* Effect.sync(() => performance.now())
       yield* running(() =>
         Effect.gen(function* () {
           const clock = yield* TestClock.testClockWith(Effect.succeed)
@@ -247,7 +246,6 @@ describe("clocks", () => {
         })
       )
       assert.deepStrictEqual(times, [3_615_000, 3_616_000, 3_617_000])
-      assert.isBelow(performance.now() - started, 5000)
     })
   })
 })

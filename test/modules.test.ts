@@ -1,5 +1,7 @@
-// What each entry point loads, by Node's own module graph.
+// What each entry point loads, by Node's own module graph, and what the sources import of each other.
 import { spawnSync } from "node:child_process"
+import { globSync, readFileSync } from "node:fs"
+import { dirname, join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { assert, describe, it } from "vitest"
 
@@ -64,5 +66,66 @@ describe("what an entry point loads", () => {
       files.filter((file) => file.startsWith("effect/sql/")),
       []
     )
+  })
+})
+
+describe("the sources", () => {
+  const src = join(root, "src")
+  const files = globSync("**/*.ts", { cwd: src })
+  const arrows = files.flatMap((from) =>
+    [
+      ...readFileSync(join(src, from), "utf8").matchAll(
+        /(?:^(?:import|export)(?<types>\s+type)?\s[^"=(]*?from\s*|\bimport\(|^import )"(?<to>\.{1,2}\/[^"]+)"/gm
+      )
+    ].map(({ groups }) => ({
+      from,
+      to: join(dirname(from), groups?.["to"] ?? ""),
+      isType: groups?.["types"] !== undefined
+    }))
+  )
+  const engineOf = (file: string) => /^layers\/([^/]+)\//.exec(file)?.[1]
+  const manifest: { readonly exports: Record<string, unknown> } = JSON.parse(
+    readFileSync(join(root, "package.json"), "utf8")
+  )
+  const entries = new Set(
+    Object.keys(manifest.exports).map((entry) => (entry === "." ? "index.ts" : `${entry.slice(2)}.ts`))
+  )
+
+  it("import files that are there", () => {
+    assert.isAbove(arrows.length, 100)
+    assert.deepStrictEqual(
+      arrows.filter(({ to }) => !files.includes(to)),
+      []
+    )
+  })
+
+  it("an engine imports no other engine's, but the outbox the queue's", () => {
+    const between = arrows.flatMap(({ from, to }) => {
+      const [one, other] = [engineOf(from), engineOf(to)]
+      return one !== undefined && other !== undefined && one !== other ? [`${one} -> ${other}`] : []
+    })
+    assert.deepStrictEqual([...new Set(between)], ["outbox -> queue"])
+  })
+
+  it("only engines and entry points import an engine", () => {
+    assert.deepStrictEqual(
+      arrows.filter(
+        ({ from, to }) => engineOf(to) !== undefined && engineOf(from) === undefined && !entries.has(from)
+      ),
+      []
+    )
+  })
+
+  it("there is no circle of what loads what", () => {
+    const done = new Set<string>()
+    const circles: Array<string> = []
+    const visit = (file: string, path: ReadonlyArray<string>): void => {
+      if (path.includes(file)) circles.push([...path.slice(path.indexOf(file)), file].join(" -> "))
+      if (path.includes(file) || done.has(file)) return
+      for (const { from, isType, to } of arrows) if (from === file && !isType) visit(to, [...path, file])
+      done.add(file)
+    }
+    for (const file of files) visit(file, [])
+    assert.deepStrictEqual(circles, [])
   })
 })

@@ -96,7 +96,7 @@ describe("the newsletter", { concurrent: true }, () => {
   it("on the queue: killed in the middle, a second start goes on with what was left", async () => {
     const out = join(temp, "queued")
     const args = [
-      fileOf(1_500),
+      fileOf(3_000),
       "--dispatcher",
       "queue",
       "--data",
@@ -109,10 +109,10 @@ describe("the newsletter", { concurrent: true }, () => {
     first.child.kill("SIGKILL")
     await first.ended
     const before = mails(out).length
-    assert.isBelow(before, 1_500)
+    assert.isBelow(before, 3_000)
     const { code, output } = await run(...args)
     assert.strictEqual(code, 0, output)
-    assert.strictEqual(mails(out).length, 1_500)
+    assert.strictEqual(mails(out).length, 3_000)
   }, 180_000)
 
   it("signs up in one transaction, and keeps what failed for good", async () => {

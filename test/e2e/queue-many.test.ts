@@ -1,5 +1,4 @@
-// Four worker processes on one Postgres, one of them killed every few seconds. EFFECT_JOBS_FULL=1 runs 20,000
-// jobs; without it there are 3,000, for the same is shown by fewer.
+// Four worker processes on one Postgres, one of them killed every few seconds.
 import { assert, describe, it } from "@effect/vitest"
 import { Clock, Effect, Fiber } from "effect"
 import { Work } from "../support/child.ts"
@@ -7,7 +6,7 @@ import { eventually } from "../support/eventually.ts"
 import { count, onPostgres } from "../support/faults.ts"
 import { type Child, spawn } from "../support/spawn.ts"
 
-const jobs = process.env["EFFECT_JOBS_FULL"] === "1" ? 20_000 : 3_000
+const jobs = 20_000
 
 describe("four worker processes on Postgres", () => {
   it.live(

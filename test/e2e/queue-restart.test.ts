@@ -6,7 +6,7 @@ import { Work } from "../support/child.ts"
 import * as Child from "../support/child.ts"
 import { eventually } from "../support/eventually.ts"
 import { count, type Ground, onPostgres, onRedis } from "../support/faults.ts"
-import { hasRedis } from "../support/Redis.ts"
+import { hasRedis, missing } from "../support/Redis.ts"
 
 const jobs = 400
 
@@ -57,7 +57,7 @@ describe("the server restarts while workers run", () => {
   )
   const redis = hasRedis ? it.live : it.live.skip
   redis(
-    hasRedis ? "Redis" : "Redis (redis-server is not on PATH)",
+    hasRedis ? "Redis" : `Redis (${missing})`,
     () =>
       Effect.map(restarted(onRedis), (twice) => {
         console.log(`Redis restarted: of ${jobs} accepted jobs none lost, ${twice} ran twice`)

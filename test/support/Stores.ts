@@ -31,10 +31,15 @@ export const sql = [
   ["SQLite", sqlite]
 ] as const
 
-/** Every store, by name; Redis where there is one. */
-export const all: ReadonlyArray<readonly [name: string, store: Layer.Layer<PersistedQueueStore, unknown>]> = [
+/** Every store with these options, by name; Redis where there is one. */
+export const every = (
+  options: QueueStore.Options = {}
+): ReadonlyArray<readonly [name: string, store: Layer.Layer<PersistedQueueStore, unknown>]> => [
   ["memory", QueueStore.layerMemory],
-  ["SQLite", Layer.provide(QueueStore.layerSql(), sqlite)],
-  ["Postgres", Layer.provide(QueueStore.layerSql(), postgres)],
-  ...(Redis.hasRedis ? [["Redis", Layer.provide(QueueStore.layerRedis(), redis)] as const] : [])
+  ["SQLite", Layer.provide(QueueStore.layerSql(options), sqlite)],
+  ["Postgres", Layer.provide(QueueStore.layerSql(options), postgres)],
+  ...(Redis.hasRedis ? [["Redis", Layer.provide(QueueStore.layerRedis(options), redis)] as const] : [])
 ]
+
+/** Every store with its defaults, by name. */
+export const all = every()

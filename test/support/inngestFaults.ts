@@ -70,11 +70,13 @@ export const startProgram = (file: string, told: unknown) =>
       const child = spawn(
         process.execPath,
         [fileURLToPath(new URL(file, import.meta.url)), JSON.stringify(told)],
-        { stdio: ["ignore", "pipe", "inherit"], env: { ...process.env, NODE_NO_WARNINGS: "1" } }
+        { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, NODE_NO_WARNINGS: "1" } }
       )
+      let said = ""
+      child.stderr.on("data", (data: Buffer) => (said = (said + String(data)).slice(-20_000)))
       await new Promise<void>((resolve, reject) => {
         child.stdout.once("data", () => resolve())
-        child.once("exit", (code) => reject(new Error(`the worker ended with ${code}`)))
+        child.once("exit", (code) => reject(new Error(`the worker ended with ${code}: ${said}`)))
       })
       const ended = new Promise<void>((resolve) => child.once("exit", () => resolve()))
       return {

@@ -35,6 +35,8 @@ export interface Receipt {
 export interface Dispatchable<out R = unknown> {
   readonly kind: "job" | "event"
   readonly name: string
+  /** The lane of a job's runs. */
+  readonly queue: string
   readonly codec: PayloadCodec<R>
   readonly idempotencyKey: ((payload: never) => string) | undefined
 }
@@ -55,6 +57,8 @@ export interface DispatchRequest {
    */
   readonly kind: "job" | "event" | "completion"
   readonly message: JobMessage
+  /** The lane of a job's run. Default `"default"`. */
+  readonly queue?: string | undefined
   /** Milliseconds since the epoch before which it must not run; `undefined` is now. */
   readonly notBefore: number | undefined
   /**

@@ -67,6 +67,8 @@ export const make = <const Name extends string, const Payload extends PayloadInp
   const target = dispatchable({
     kind: "event",
     name: eventName,
+    // an event's runs are in the lanes of its listeners
+    queue: "",
     payloadSchema,
     idempotencyKey: options.idempotencyKey
   })

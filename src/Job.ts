@@ -78,6 +78,8 @@ export interface Contract<
   readonly successSchema: Success
   readonly errorSchema: Error
   readonly retry: RetryPolicy.RetryPolicy<Error["Type"]>
+  /** The lane of its runs on engines that have queues. */
+  readonly queue: string
   /** Of one attempt. */
   readonly timeout: Duration.Duration | undefined
   readonly annotations: Context.Context<never>
@@ -141,6 +143,7 @@ export interface Any {
   readonly successSchema: Schema.Top
   readonly errorSchema: Schema.Top
   readonly retry: RetryPolicy.RetryPolicy<never>
+  readonly queue: string
   readonly timeout: Duration.Duration | undefined
   readonly annotations: Context.Context<never>
   readonly handler: Context.Key<never, HandlerService>
@@ -190,6 +193,11 @@ export interface Options<Success extends Schema.Top, Error extends Schema.Top> {
    * and an uninterruptible handler that succeeds after it has succeeded. Default: no limit.
    */
   readonly timeout?: Duration.Input | undefined
+  /**
+   * The lane of its runs, with a concurrency of its own, on engines that have queues: words of `a-z` and `0-9` as a
+   * job's name. Default `"default"`. In this process there is one lane.
+   */
+  readonly queue?: string | undefined
   /** For what only one engine understands; also added with `annotate`. */
   readonly annotations?: Context.Context<never> | undefined
 }

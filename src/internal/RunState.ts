@@ -3,6 +3,7 @@
  * ids of steps and of dispatches are made here, so that each replay of a run makes the same ones.
  */
 import * as Context from "effect/Context"
+import { digest } from "./digest.ts"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import type * as Option from "effect/Option"
@@ -134,19 +135,4 @@ export const dispatchId = (
 ): Effect.Effect<string> => {
   const times = numbered(state, `dispatch ${target.kind} ${target.name} ${payload}`)
   return digest(JSON.stringify([state.job, state.id, state.part, target.kind, target.name, payload, times]))
-}
-
-/**
- * The first 128 bits of a text's SHA-256, in hex. At once where there is `node:crypto` (Node, Bun, Deno): a promise in
- * a handler would let a TestClock move on without it. Web Crypto has no other way.
- */
-const digest = (text: string): Effect.Effect<string> => {
-  const node = globalThis.process?.getBuiltinModule?.("node:crypto")
-  return node === undefined
-    ? Effect.map(
-        Effect.promise(() => crypto.subtle.digest("SHA-256", new TextEncoder().encode(text))),
-        (bytes) =>
-          new Uint8Array(bytes, 0, 16).reduce((hex, byte) => hex + byte.toString(16).padStart(2, "0"), "")
-      )
-    : Effect.succeed(node.createHash("sha256").update(text).digest("hex").slice(0, 32))
 }

@@ -72,17 +72,22 @@ const encodesToObject = (ast: SchemaAST.AST): boolean => {
   }
 }
 
+/** The lane of jobs that say none. */
+const defaultQueue = "default"
+
 /** The dispatchable part of a contract; its codecs are made when first used. */
 export const dispatchable = <Payload extends Schema.Top>(options: {
   readonly kind: "job" | "event"
   readonly name: string
   readonly payloadSchema: Payload
+  readonly queue: string
   readonly idempotencyKey: ((payload: never) => string) | undefined
 }): Dispatchable<Payload["EncodingServices"]> => {
   let codec: PayloadCodec<Payload["EncodingServices"]> | undefined
   return {
     kind: options.kind,
     name: options.name,
+    queue: options.queue,
     idempotencyKey: options.idempotencyKey,
     get codec() {
       return (codec ??= payloadCodec(options.payloadSchema))
@@ -173,12 +178,14 @@ export const makeContract = (
     successSchema: options.success ?? Schema.Void,
     errorSchema: options.error ?? Schema.Defect(),
     retry: options.retry === undefined ? RetryPolicy.none : RetryPolicy.make(options.retry),
+    queue: options.queue === undefined ? defaultQueue : checkedName(options.queue, "queue"),
     timeout: checkedTimeout(options.timeout, `The timeout of the ${kind} "${jobName}"`),
     annotations: options.annotations ?? Context.empty(),
     handler: Context.Service<never, Job.HandlerService>(`effect-jobs/Job/Handler/${jobName}`),
     target: dispatchable({
       kind: "job",
       name: jobName,
+      queue: options.queue ?? defaultQueue,
       payloadSchema,
       idempotencyKey: options.idempotencyKey
     })

@@ -185,6 +185,7 @@ const requestOf = (
         const message = { id, name, payload: JSON.parse(text) as Schema.Json, dispatchedAt: now }
         return {
           kind,
+          queue: target.queue,
           notBefore,
           message: trace === undefined ? message : { ...message, trace },
           generatedId: given === undefined && run === undefined

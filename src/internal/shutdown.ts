@@ -20,17 +20,19 @@ const interruptPatience = Duration.seconds(2)
 
 export const isTestClock = (clock: Clock.Clock): boolean => "adjust" in clock && "setTime" in clock
 
+type Named = Pick<JobMessage, "id" | "name">
+
 /** The runs that a close didn't see end. */
 export interface Left {
   /** Interrupted, when the time was over. */
-  readonly interrupted: ReadonlyArray<JobMessage>
+  readonly interrupted: ReadonlyArray<Named>
   /** Those of them that went on all the same. */
-  readonly ignoring: ReadonlyArray<JobMessage>
+  readonly ignoring: ReadonlyArray<Named>
 }
 
 /** Waits for the fibers, then interrupts those that are left. Fibers that end take themselves out of the map. */
 export const endFibers = (
-  fibers: ReadonlyMap<Fiber.Fiber<void>, { readonly message: JobMessage }>,
+  fibers: ReadonlyMap<Fiber.Fiber<void>, { readonly message: Named }>,
   timeout: Duration.Duration,
   clock: Clock.Clock
 ): Effect.Effect<Left> =>
@@ -45,14 +47,20 @@ export const endFibers = (
     })
   )
 
-const ended = (fibers: ReadonlyMap<Fiber.Fiber<void>, unknown>, patience: Duration.Duration) =>
-  Effect.timeoutOption(
-    Effect.whileLoop({
-      while: () => fibers.size > 0,
-      body: () => Fiber.awaitAll(fibers.keys()),
-      step: () => {}
-    }),
-    patience
+/** Waits until all fibers have ended, but not for longer. Fibers that end take themselves out of the map. */
+export const ended = (
+  fibers: ReadonlyMap<Fiber.Fiber<void>, unknown>,
+  patience: Duration.Duration = interruptPatience
+): Effect.Effect<unknown> =>
+  live(
+    Effect.timeoutOption(
+      Effect.whileLoop({
+        while: () => fibers.size > 0,
+        body: () => Fiber.awaitAll(fibers.keys()),
+        step: () => {}
+      }),
+      patience
+    )
   )
 
 /** Says which runs a close has cut off; `end` is what became of them. */

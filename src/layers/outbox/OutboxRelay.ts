@@ -5,18 +5,19 @@ import * as Cause from "effect/Cause"
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
 import * as Schema from "effect/Schema"
-import * as SchemaParser from "effect/SchemaParser"
 import type { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import { Dispatcher, type DispatchRequest } from "../../Dispatcher.ts"
 import { type DispatchError, DispatchReason } from "../../DispatchError.ts"
 import { announce } from "../../internal/announce.ts"
-import { summary } from "../../internal/describe.ts"
+import { plural, summary } from "../../internal/describe.ts"
+import { isolated, report, reportCause } from "../../internal/isolated.ts"
 import { checkedCount, checkedDuration } from "../../internal/checks.ts"
 import { layerDefault, OutboxStore } from "./OutboxStore.ts"
 import * as Element from "../queue/Element.ts"
@@ -71,27 +72,32 @@ export const layerOnStore = (options: Options = {}): Layer.Layer<never, never, O
 
       const send = (batch: readonly [Waiting, ...Array<Waiting>]): Effect.Effect<void> => {
         const [first, ...rest] = batch
-        return Effect.matchCauseEffect(target.send([first.request, ...rest.map(({ request }) => request)]), {
-          onSuccess: () => {
-            backoff = Duration.zero
-            return settle(batch, Element.complete)
-          },
-          onFailure: (cause) => {
-            const failure = refusalOf(cause)
-            if (failure === undefined) return unavailable(batch, cause)
-            return rest.length === 0
-              ? refuse(first, failure)
-              : // one of them is refused: alone, each finds out whether it is the one
-                Effect.forEach(batch, (one) => send([one]), { discard: true })
-          }
-        })
+        const sent = Effect.suspend(() => target.send([first.request, ...rest.map(({ request }) => request)]))
+        return Effect.flatMap(
+          isolated(sent),
+          Exit.match({
+            onSuccess: () => {
+              backoff = Duration.zero
+              return settle(batch, Element.complete)
+            },
+            onFailure: (cause) => {
+              const failure = refusalOf(cause)
+              if (failure === undefined) return unavailable(batch, cause)
+              return rest.length === 0
+                ? refuse(first, failure)
+                : // one of them is refused, or kills its target: alone, each finds out whether it is the one
+                  Effect.forEach(batch, (one) => send([one]), { discard: true })
+            }
+          })
+        )
       }
 
       const unavailable = (batch: readonly [Waiting, ...Array<Waiting>], cause: Cause.Cause<DispatchError>) =>
         Effect.gen(function* () {
           backoff = Duration.min(Duration.max(Duration.times(backoff, 2), firstBackoff), maxBackoff)
-          yield* Effect.logWarning(
-            `OutboxRelay.layer couldn't hand over ${batch.length} messages; it tries again in ${Duration.format(backoff)}.`,
+          yield* reportCause(
+            Effect.logWarning,
+            `OutboxRelay.layer couldn't hand over ${plural(batch.length, "message")}; it tries again in ${Duration.format(backoff)}.`,
             cause
           )
           yield* settle(batch, {
@@ -101,16 +107,15 @@ export const layerOnStore = (options: Options = {}): Layer.Layer<never, never, O
           })
         })
 
-      const refuse = ({ request: { message }, settled }: Waiting, error: DispatchError) =>
-        Effect.gen(function* () {
-          yield* Effect.logError(
-            `OutboxRelay.layer gave up "${message.name}" (id ${message.id}), it is among the dead letters: ${error.message}`
-          )
-          yield* Deferred.succeed(settled, {
-            _tag: "Dead",
-            note: { reason: error.reason._tag, message: error.message, failure: yield* encodeReason(error) }
-          })
-        })
+      const refuse = ({ request: { message }, settled }: Waiting, note: Element.Note) =>
+        Effect.andThen(
+          report(
+            Effect.logError(
+              `OutboxRelay.layer gave up "${message.name}" (id ${message.id}), it is among the dead letters: ${note.message}`
+            )
+          ),
+          Deferred.succeed(settled, { _tag: "Dead", note })
+        )
 
       /** Nothing more is taken while the target is away; the close of the scope ends the pause. */
       const pause = Effect.suspend(() =>
@@ -150,12 +155,12 @@ export const layerOnStore = (options: Options = {}): Layer.Layer<never, never, O
       yield* Takers.run({
         name: "OutboxRelay.layer",
         store,
-        concurrency: batchSize,
         shutdownTimeout,
         onClose: Effect.asVoid(Deferred.succeed(closing, undefined)),
-        sources: [
+        lanes: [
           {
             queue: Element.outboxQueue,
+            concurrency: batchSize,
             gate: gate.await,
             onSettled: () => {
               unsettled--
@@ -188,15 +193,18 @@ export const layer = (
 ): Layer.Layer<never, SqlError | QueueStoreError, Dispatcher | SqlClient> =>
   Layer.provide(layerOnStore(options), layerDefault)
 
-/** The error of a message that the target would refuse again; not of one that may work later. */
-const refusalOf = (cause: Cause.Cause<DispatchError>): DispatchError | undefined => {
+/** The note of a message that the target would refuse or die of again; not of one that may work later. */
+const refusalOf = (cause: Cause.Cause<DispatchError>): Element.Note | undefined => {
   const error = Option.getOrUndefined(Cause.findErrorOption(cause))
-  return error === undefined || error.isRetryable ? undefined : error
+  if (error?.isRetryable === true || Cause.hasInterruptsOnly(cause)) return undefined
+  return error === undefined
+    ? { reason: "Defect", message: summary(cause) }
+    : { reason: error.reason._tag, message: error.message, failure: reasonJson(error) }
 }
 
-const encodeReason = (error: DispatchError): Effect.Effect<Schema.Json> =>
-  Effect.orElseSucceed(encodeReasonJson(error.reason), () => null)
-const encodeReasonJson = SchemaParser.encodeUnknownEffect(Schema.toCodecJson(DispatchReason))
+const reasonJson = (error: DispatchError): Schema.Json =>
+  Option.getOrElse(encodeReasonJson(error.reason), () => null)
+const encodeReasonJson = Schema.encodeUnknownOption(Schema.toCodecJson(DispatchReason))
 
 const undecodable = (item: Element.Item): Effect.Effect<Element.Settlement> => {
   const message = `The element "${item.id}" of the outbox is not a message.`

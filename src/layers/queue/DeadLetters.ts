@@ -25,7 +25,7 @@ export interface DeadLetter {
   readonly sequence: string
   /** `queue`: a job's run. `event`: its hand-over to listeners. `outbox`: its hand-over to the relay's target. */
   readonly source: "queue" | "event" | "outbox"
-  /** The job or event; `undefined` only in the outbox, for what isn't a message. */
+  /** The job or event; `undefined` for an element that isn't a message. */
   readonly name: string | undefined
   /** As it was dispatched; `undefined` for an element that isn't a message. */
   readonly message: JobMessage | undefined
@@ -103,10 +103,11 @@ export const layer = (options?: {
         const conditions: Array<Fragment> = [sql`state = 'failed'`]
         if (filter?.job !== undefined) {
           const inOutbox = sql`(queue_name = ${Element.outboxQueue} AND id LIKE ${`job ${escapeLike(filter.job)} %`} ESCAPE '!')`
-          conditions.push(sql`(queue_name = ${Element.jobQueue(filter.job)} OR ${inOutbox})`)
+          const inQueue = sql`(queue_name NOT LIKE '@%' AND id LIKE ${`${escapeLike(filter.job)} %`} ESCAPE '!')`
+          conditions.push(sql`(${inQueue} OR ${inOutbox})`)
         }
         if (filter?.source === "outbox") conditions.push(sql`queue_name = ${Element.outboxQueue}`)
-        if (filter?.source === "event") conditions.push(sql`queue_name LIKE '@event/%'`)
+        if (filter?.source === "event") conditions.push(sql`queue_name = ${Element.eventQueue}`)
         if (filter?.source === "queue") conditions.push(sql`queue_name NOT LIKE '@%'`)
         if (filter?.reason !== undefined) {
           conditions.push(sql`last_failure LIKE ${`${escapeLike(filter.reason)}: %`} ESCAPE '!'`)
@@ -224,7 +225,7 @@ const letterOf = (row: Row): DeadLetter => {
   const source =
     row.queue_name === Element.outboxQueue
       ? "outbox"
-      : row.queue_name.startsWith(Element.eventQueue(""))
+      : row.queue_name === Element.eventQueue
         ? "event"
         : "queue"
   const message =
@@ -234,11 +235,10 @@ const letterOf = (row: Row): DeadLetter => {
         ? element
         : undefined
   const note = Element.parseNote(row.last_failure)
-  const queue = source === "event" ? row.queue_name.slice(Element.eventQueue("").length) : row.queue_name
   return {
     sequence: row.sequence.trim(),
     source,
-    name: message?.name ?? (source === "outbox" ? undefined : queue),
+    name: message?.name,
     message,
     reason: note?.reason ?? "Unknown",
     error: note?.message ?? row.last_failure ?? "",

@@ -8,7 +8,8 @@ import * as Effect from "effect/Effect"
 import type { PersistedQueueError, PersistedQueueStore } from "effect/persistence/PersistedQueue"
 import type * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
-import type { JobMessage, DispatchRequest } from "../../Dispatcher.ts"
+import { type DispatchRequest, type JobMessage, maxIdLength } from "../../Dispatcher.ts"
+import { digest } from "../../internal/digest.ts"
 
 /** An element as the store gives it; `attempts` is from 1 and counts this claim. */
 export interface Item {
@@ -19,7 +20,11 @@ export interface Item {
 
 /** What becomes of a claimed element. */
 export type Settlement =
-  | { readonly _tag: "Complete" }
+  | {
+      readonly _tag: "Complete"
+      /** Runs once the store has it: what goes before may be done again by another worker. */
+      readonly after?: Effect.Effect<void> | undefined
+    }
   /** It comes again after `delay` or more. */
   | { readonly _tag: "Retry"; readonly delay: Duration.Duration; readonly note: Note }
   /** It never comes again, and stays in the store as failed. */
@@ -92,9 +97,11 @@ export const taker = <R>(
     },
     retryDelay: () => Effect.succeed(delay)
   }
+  let after: Effect.Effect<void> | undefined
   const settle = (settlement: Settlement): Effect.Effect<void, Unsettled> => {
     switch (settlement._tag) {
       case "Complete":
+        after = settlement.after
         return Effect.void
       case "Retry":
         delay = settlement.delay
@@ -111,8 +118,10 @@ export const taker = <R>(
   return Effect.scopedWith((scope) => {
     maxAttempts = unlimited
     delay = Duration.zero
+    after = undefined
     return Effect.flatMap(Scope.provide(store.take(options), scope), settled)
   }).pipe(
+    Effect.flatMap(() => after ?? Effect.void),
     Effect.catchCause((cause): Effect.Effect<void, PersistedQueueError> => {
       if (Cause.hasInterruptsOnly(cause)) return Effect.void
       const error = Cause.findErrorOption(cause)
@@ -155,11 +164,28 @@ export const elementId = (id: string): string =>
 /** The id and the content of the element that only wakes workers, see `Wake`; no message is a string. */
 export const wake = "@effect-jobs/wake"
 
-/** The queue of a job's messages. */
-export const jobQueue = (job: string): string => job
+/** The lane of jobs that say none. */
+export const defaultQueue = "default"
 
-/** The queue of an event's messages. No job's name begins with "@". */
-export const eventQueue = (event: string): string => `@event/${event}`
+/** All events. Whoever takes one hands it on to the listeners that are known, whoever runs them. */
+export const eventQueue = "@events"
+
+/** An id belongs to its job: names have no spaces. */
+export const keyOf = ({ id, name }: Pick<JobMessage, "id" | "name">): string => `${name} ${id}`
+
+/** Offers a message under its {@link keyOf}, which is hashed where it is longer than the store's column. */
+export const offerMessage = (
+  store: PersistedQueueStore["Service"],
+  message: JobMessage,
+  options: Omit<Parameters<typeof offer>[1], "id" | "element">
+): Effect.Effect<void, PersistedQueueError> => {
+  const key = keyOf(message)
+  return key.length <= maxIdLength
+    ? offer(store, { ...options, id: key, element: message })
+    : Effect.flatMap(digest(key), (hash) =>
+        offer(store, { ...options, id: `${message.name.slice(0, 100)} sha256 ${hash}`, element: message })
+      )
+}
 
 /** The outbox's queue. */
 export const outboxQueue = "@outbox"
@@ -178,8 +204,9 @@ export const isJobMessage = (u: unknown): u is JobMessage => {
 }
 
 /** A request as the outbox keeps it: without `generatedId`, for it may be relayed again. */
-export const encodeRequest = ({ kind, message, notBefore }: DispatchRequest): Schema.Json => ({
+export const encodeRequest = ({ kind, message, notBefore, queue }: DispatchRequest): Schema.Json => ({
   kind,
+  queue: queue ?? null,
   notBefore: notBefore ?? null,
   message: { ...message }
 })
@@ -187,8 +214,13 @@ export const encodeRequest = ({ kind, message, notBefore }: DispatchRequest): Sc
 /** `undefined` for what isn't one. */
 export const decodeRequest = (u: unknown): DispatchRequest | undefined => {
   if (typeof u !== "object" || u === null) return undefined
-  const { kind, message, notBefore }: { readonly [K in keyof DispatchRequest]?: unknown } = u
+  const { kind, message, notBefore, queue }: { readonly [K in keyof DispatchRequest]?: unknown } = u
   if ((kind !== "job" && kind !== "event" && kind !== "completion") || !isJobMessage(message))
     return undefined
-  return { kind, message, notBefore: typeof notBefore === "number" ? notBefore : undefined }
+  return {
+    kind,
+    message,
+    queue: typeof queue === "string" ? queue : undefined,
+    notBefore: typeof notBefore === "number" ? notBefore : undefined
+  }
 }

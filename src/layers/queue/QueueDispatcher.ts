@@ -50,13 +50,13 @@ export const layer: Layer.Layer<Dispatcher, never, PersistedQueueStore> = Layer.
     const offer = (request: DispatchRequest): Effect.Effect<void, DispatchError> => {
       const { generatedId, kind, message, notBefore } = request
       if (kind === "completion") return complete(request)
-      const queue = kind === "event" ? Element.eventQueue(message.name) : Element.jobQueue(message.name)
-      const element = { queue, id: message.id, element: message, generatedId }
+      const queue = kind === "event" ? Element.eventQueue : (request.queue ?? Element.defaultQueue)
+      const element = { queue, generatedId }
       return Effect.mapError(
         notBefore === undefined
-          ? Element.offer(store, element)
+          ? Element.offerMessage(store, message, element)
           : Effect.flatMap(Clock.currentTimeMillis, (now) =>
-              Element.offer(store, { ...element, delayMillis: notBefore - now })
+              Element.offerMessage(store, message, { ...element, delayMillis: notBefore - now })
             ),
         (error) => unavailable(message.name, error)
       )

@@ -9,27 +9,31 @@ import * as Layer from "effect/Layer"
 import { PersistedQueueStore } from "effect/persistence/PersistedQueue"
 import * as Schedule from "effect/Schedule"
 import { makeRunner, type Runner } from "../../Attempt.ts"
-import { type Failed, type OnError, WorkerLost } from "../../Outcome.ts"
 import { runTicks } from "../../CronJob.ts"
-import { Dispatcher, type JobMessage } from "../../Dispatcher.ts"
 import { InvalidPayload } from "../../DispatchError.ts"
+import { Dispatcher, type JobMessage } from "../../Dispatcher.ts"
 import { announce } from "../../internal/announce.ts"
-import { summary } from "../../internal/describe.ts"
-import type * as Job from "../../Job.ts"
 import { checkedCount, checkedDuration } from "../../internal/checks.ts"
+import { summary } from "../../internal/describe.ts"
+import { report } from "../../internal/isolated.ts"
+import type * as Job from "../../Job.ts"
+import { type Failed, type OnError, WorkerLost } from "../../Outcome.ts"
 import * as Element from "./Element.ts"
+import * as Listeners from "./Listeners.ts"
 import * as StepRecords from "./StepRecords.ts"
 import * as Takers from "./Takers.ts"
 
 export interface Options {
-  /**
-   * How many attempts run at once in this worker, over all of its jobs. Default 10. Messages that are claimed
-   * and wait for a free place aren't counted; they are given back after a second.
-   */
+  /** How many attempts run at once in this worker, in each of its queues. Default 10. */
   readonly concurrency?: number | undefined
   /**
+   * How many attempts run at once in a queue of this name, as in `{ media: 2 }`. A queue that none of the jobs has is
+   * taken from as well, so that a job can move to another queue in a deploy.
+   */
+  readonly queues?: Readonly<Record<string, number>> | undefined
+  /**
    * How long the scope's close waits for what runs, once nothing more is taken. Then it is interrupted and
-   * given back, which uses no attempt. Default 30 seconds.
+   * given back, which uses no attempt. Default 20 seconds.
    */
   readonly shutdownTimeout?: Duration.Input | undefined
   /**
@@ -39,15 +43,19 @@ export interface Options {
   readonly onError?: OnError | undefined
 }
 
+const name = "QueueWorker.layer"
+
 /**
  * The worker of a list of jobs, listeners and cron jobs, on a `PersistedQueueStore`. It runs from when the Layer
  * is built until its scope closes. Handlers dispatch with the `Dispatcher` of its surroundings.
  *
+ * - It takes from the queues of its jobs, each with a concurrency of its own, and claims only what it begins at once.
  * - At least once: a message whose worker dies comes again when its lock has expired (see `QueueStore`), and the
  *   lost run counts as an attempt. Any number of workers may share a store.
+ * - A message of a job that isn't in the list goes back for a worker that has it, and uses no attempt.
  * - What has failed for good stays in the store as failed, with its reason: see `DeadLetters`.
  * - An interrupted run is given back and uses no attempt.
- * - An event's messages go to the listeners in this list, so all listeners of one event belong into one list.
+ * - Its listeners are made known in the store: an event reaches all that are known, whoever takes it.
  * - Cron jobs tick in every worker, and each tick is run by one: its id is the job's name and the time.
  */
 export const layer = <const Jobs extends ReadonlyArray<Job.Any>>(
@@ -56,115 +64,141 @@ export const layer = <const Jobs extends ReadonlyArray<Job.Any>>(
 ): Layer.Layer<never, never, Job.HandlerOf<Jobs[number]> | Dispatcher | PersistedQueueStore> =>
   Layer.effectDiscard(
     Effect.gen(function* () {
-      const concurrency = checkedCount(options.concurrency ?? 10, "The concurrency of QueueWorker.layer")
+      const lanes = lanesOf(jobs, options)
       const shutdownTimeout = checkedDuration(
-        options.shutdownTimeout ?? "30 seconds",
-        "The shutdownTimeout of QueueWorker.layer"
+        options.shutdownTimeout ?? "20 seconds",
+        `The shutdownTimeout of ${name}`
       )
-      yield* announce("QueueWorker.layer", { jobs: jobs.map(({ jobName }) => jobName), concurrency })
+      yield* announce(name, {
+        jobs: jobs.map(({ jobName }) => jobName),
+        queues: Object.fromEntries(lanes)
+      })
       const store = yield* PersistedQueueStore
       const dispatcher = yield* Dispatcher
-      const runner = yield* makeRunner(jobs, {
-        name: "QueueWorker.layer",
-        dispatcher,
-        onError: options.onError
-      })
-      const steps = yield* StepRecords.make
-      const self: Worker = { runner, store, steps }
-      const events = new Set(jobs.flatMap(({ trigger }) => (trigger._tag === "Event" ? [trigger.event] : [])))
-      yield* Takers.run({
-        name: "QueueWorker.layer",
+      const runner = yield* makeRunner(jobs, { name, dispatcher, onError: options.onError })
+      const self: Worker = {
+        runner,
         store,
-        concurrency,
+        steps: yield* StepRecords.make,
+        listeners: yield* Listeners.make(jobs)
+      }
+      yield* Takers.run({
+        name,
+        store,
         shutdownTimeout,
         onClose: Effect.void,
-        sources: [
-          ...jobs.map((job) => ({
-            queue: Element.jobQueue(job.jobName),
-            handle: (item: Element.Item) => runJob(self, job, item)
-          })),
-          ...Array.from(events, (event) => ({
-            queue: Element.eventQueue(event),
-            handle: (item: Element.Item) => fanOut(self, event, item)
-          }))
-        ]
+        lanes: [...lanes, [Element.eventQueue, eventsAtOnce] as const].map(([queue, concurrency]) => ({
+          queue,
+          concurrency,
+          handle: (item) => (queue === Element.eventQueue ? fanOut(self, item) : runItem(self, queue, item))
+        }))
       })
       for (const job of jobs) {
         if (job.trigger._tag !== "Cron") continue
         yield* Effect.forkScoped(
-          runTicks(job, (message) => Effect.retry(offerNow(self, message), { schedule: offerAgain }))
+          runTicks(job, (message) =>
+            Effect.retry(offerNow(self, message, job.queue), { schedule: offerAgain })
+          )
         )
       }
     })
   )
 
+/** The queues of the jobs and those that are named, each with its concurrency. */
+const lanesOf = (jobs: ReadonlyArray<Job.Any>, options: Options): ReadonlyMap<string, number> => {
+  const concurrency = checkedCount(options.concurrency ?? 10, `The concurrency of ${name}`)
+  const lanes = new Map(jobs.map(({ queue }) => [queue, concurrency]))
+  for (const [queue, count] of Object.entries(options.queues ?? {})) {
+    lanes.set(queue, checkedCount(count, `The concurrency of the queue "${queue}" of ${name}`))
+  }
+  return lanes
+}
+
+/** Handing events on is no work of jobs, and takes a moment. */
+const eventsAtOnce = 4
+
 interface Worker {
   readonly runner: Runner
   readonly store: PersistedQueueStore["Service"]
   readonly steps: StepRecords.StepRecords
+  readonly listeners: Listeners.Listeners
 }
 
 /** A tick is offered until the store takes it: a quarter of a second, doubling, at most 10 seconds. */
 const offerAgain = Schedule.min([Schedule.exponential("250 millis"), Schedule.spaced("10 seconds")])
 
-const offerNow = (self: Worker, message: JobMessage) =>
-  Element.offer(self.store, {
-    queue: Element.jobQueue(message.name),
-    id: message.id,
-    element: message
-  })
+const offerNow = (self: Worker, message: JobMessage, queue: string) =>
+  Element.offerMessage(self.store, message, { queue })
 
-const runJob = (self: Worker, job: Job.Any, item: Element.Item): Effect.Effect<Element.Settlement> => {
+const runItem = (self: Worker, queue: string, item: Element.Item): Effect.Effect<Element.Settlement> => {
   const message = item.element
-  if (!Element.isJobMessage(message) || message.name !== job.jobName) return notOurs(job.jobName, item)
-  const { attempts } = job.retry
-  if (item.attempts > attempts) {
-    const cause = Cause.die(new WorkerLost({ job: job.jobName, id: message.id, attempt: attempts }))
-    return fail(
-      self,
-      message,
-      attempts,
-      { _tag: "Failed", reason: "AttemptsExhausted", cause },
-      {
-        // a worker that dies in onFailure, again and again, isn't given the message for ever
-        giveUp: item.attempts <= attempts + 3
-      }
-    )
-  }
-  const run = { attempt: item.attempts, steps: self.steps.of(message) }
-  return Effect.flatMap(self.runner.attempt(message, run), (outcome) => {
-    switch (outcome._tag) {
-      case "Succeeded":
-        return Effect.mapEager(self.steps.ended(message), () => Element.complete)
-      case "Retry":
-        return Effect.map(note(self, message, "Retry", outcome.cause), (note): Element.Settlement => ({
-          _tag: "Retry",
-          delay: outcome.delay,
-          note
-        }))
-      case "Failed":
-        return fail(self, message, item.attempts, outcome, { giveUp: true })
-    }
-  })
+  if (!Element.isJobMessage(message)) return notOurs(queue, item)
+  const job = self.runner.get(message.name)
+  return job === undefined
+    ? unknownJob(self, message, item.attempts)
+    : Effect.flatMap(self.steps.attemptOf(message, item.attempts), (attempt) =>
+        runJob(self, job, message, attempt, item.attempts)
+      )
 }
 
-const fail = (
+const runJob = (
+  self: Worker,
+  job: Job.Any,
+  message: JobMessage,
+  attempt: number,
+  claim: number
+): Effect.Effect<Element.Settlement> => {
+  const { attempts } = job.retry
+  if (attempt > attempts) {
+    return Effect.flatMap(self.steps.hasFailed(message, claim), (hasFailed) => {
+      const lost = new WorkerLost({ job: job.jobName, id: message.id, attempt: attempts })
+      const cause = hasFailed
+        ? Cause.die(new Error(`its policy allows ${attempts} attempts now, and ${attempt - 1} have failed`))
+        : Cause.die(lost)
+      // a worker that dies in onFailure, again and again, isn't given the message for ever
+      const skipOnFailure = attempt > attempts + 3
+      return fail(
+        self,
+        message,
+        attempts,
+        { _tag: "Failed", reason: "AttemptsExhausted", cause },
+        skipOnFailure
+      )
+    })
+  }
+  return Effect.flatMap(
+    self.runner.attempt(message, { attempt, steps: self.steps.of(message) }),
+    (outcome) => {
+      switch (outcome._tag) {
+        case "Succeeded":
+          return Effect.succeed<Element.Settlement>({ _tag: "Complete", after: self.steps.ended(message) })
+        case "Retry":
+          return Effect.andThen(
+            self.steps.failed(message, claim),
+            Effect.map(note(self, message, "Retry", outcome.cause), (note): Element.Settlement => ({
+              _tag: "Retry",
+              delay: outcome.delay,
+              note
+            }))
+          )
+        case "Failed":
+          return fail(self, message, attempt, outcome, false)
+      }
+    }
+  )
+}
+
+/** The steps stay with the dead letter, so that its retry repeats none. */
+const fail = Effect.fnUntraced(function* (
   self: Worker,
   message: JobMessage,
   attempt: number,
   failed: Failed,
-  options: { readonly giveUp: boolean }
-): Effect.Effect<Element.Settlement> =>
-  Effect.gen(function* () {
-    const { cause } = failed
-    yield* self.runner.failed(message, failed, {
-      attempt,
-      steps: self.steps.of(message),
-      skipOnFailure: !options.giveUp
-    })
-    yield* self.steps.ended(message)
-    return { _tag: "Dead", note: yield* note(self, message, failed.reason, cause) }
-  })
+  skipOnFailure: boolean
+): Effect.fn.Return<Element.Settlement> {
+  yield* self.runner.failed(message, failed, { attempt, steps: self.steps.of(message), skipOnFailure })
+  return { _tag: "Dead", note: yield* note(self, message, failed.reason, failed.cause) }
+})
 
 const note = (
   self: Worker,
@@ -178,40 +212,55 @@ const note = (
     failure: json
   }))
 
-/** What lies in the queue of a job and isn't a message of it: written by something else. */
+/** It waits for a worker that has the job: from a second, doubling, to half a minute. The claim was no attempt. */
+const unknownJob = (self: Worker, message: JobMessage, claim: number): Effect.Effect<Element.Settlement> =>
+  Effect.as(self.steps.uncounted(message, claim), {
+    _tag: "Retry",
+    delay: Duration.seconds(Math.min(30, 2 ** Math.min(claim - 1, 5))),
+    note: { reason: "UnknownJob", message: `no worker has taken it yet that has the job "${message.name}"` }
+  })
+
+/** An element that isn't a message: written by something else. */
 const notOurs = (queue: string, item: Element.Item): Effect.Effect<Element.Settlement> => {
   const error = new InvalidPayload({
     job: queue,
     id: item.id,
-    issues: [{ path: "", message: "it isn't a message of this job" }]
+    issues: [{ path: "", message: "it isn't a message of a job" }]
   })
-  return Effect.as(Effect.logError(error.message), {
+  return Effect.as(report(Effect.logError(error.message)), {
     _tag: "Dead",
     note: { reason: "InvalidPayload", message: error.message }
   })
 }
 
+/** For how long an event waits for its first listener: a deploy may start who publishes before who listens. */
+const unheardFor = Duration.days(7)
+
 /**
  * An event's message becomes one a listener, in the listener's own queue and under the event's id: fanned out
  * again after a crash, each is already there.
  */
-const fanOut = (self: Worker, event: string, item: Element.Item): Effect.Effect<Element.Settlement> => {
+const fanOut = (self: Worker, item: Element.Item): Effect.Effect<Element.Settlement> => {
   const message = item.element
-  if (!Element.isJobMessage(message) || message.name !== event) {
-    return notOurs(Element.eventQueue(event), item)
-  }
-  return Effect.forEach(
-    self.runner.listeners(event),
-    ({ jobName }) => offerNow(self, { ...message, name: jobName }),
-    { discard: true }
-  ).pipe(
-    Effect.as(Element.complete),
-    Effect.catch((error) =>
-      Effect.succeed<Element.Settlement>({
-        _tag: "Retry",
-        delay: Duration.seconds(Math.min(60, 2 ** Math.min(item.attempts, 6))),
-        note: { reason: "Unavailable", message: error.message }
-      })
+  if (!Element.isJobMessage(message)) return notOurs(Element.eventQueue, item)
+  const again = (reason: string, said: string): Element.Settlement => ({
+    _tag: "Retry",
+    delay: Duration.seconds(Math.min(60, 2 ** Math.min(item.attempts, 6))),
+    note: { reason, message: said }
+  })
+  return Effect.gen(function* () {
+    const listeners = yield* self.listeners.of(message.name)
+    if (listeners.size === 0) {
+      const age = Date.now() - message.dispatchedAt
+      return age > Duration.toMillis(unheardFor)
+        ? Element.complete
+        : again("Unheard", "no listener is known yet")
+    }
+    yield* Effect.forEach(
+      listeners,
+      ([listener, queue]) => offerNow(self, { ...message, name: listener }, queue),
+      { discard: true }
     )
-  )
+    return Element.complete
+  }).pipe(Effect.catch((error) => Effect.succeed(again("Unavailable", error.message))))
 }

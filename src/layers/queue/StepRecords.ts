@@ -6,12 +6,13 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Persistence from "effect/persistence/Persistence"
-import type * as Schema from "effect/Schema"
+import * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import type { JobMessage } from "../../Dispatcher.ts"
 import * as RunRecords from "../../internal/RunRecords.ts"
 import * as RunState from "../../internal/RunState.ts"
-import { elementId } from "./Element.ts"
+import { elementId, keyOf } from "./Element.ts"
+import { reportCause } from "../../internal/isolated.ts"
 
 /** How long the records of a run are kept where nobody says that it has ended. */
 const timeToLive = Duration.days(30)
@@ -19,15 +20,22 @@ const timeToLive = Duration.days(30)
 /** How often a run that waits for a deferred looks for its completion. */
 const pollInterval = Duration.millis(250)
 
-/** The steps of every run of a queue. */
+/** The records of every run of a queue: its steps, and what its claims were. */
 export interface StepRecords {
   readonly of: (message: JobMessage) => RunState.RunSteps
-  /** Forgets the steps of a run that has succeeded or failed for good. */
+  /** The attempt that a claim of this number is: claims that began no attempt aren't counted. */
+  readonly attemptOf: (message: JobMessage, claim: number) => Effect.Effect<number>
+  /** Says that this claim began no attempt. */
+  readonly uncounted: (message: JobMessage, claim: number) => Effect.Effect<void>
+  /** Says that the attempt of this claim has failed, and whether that of the claim before had. */
+  readonly failed: (message: JobMessage, claim: number) => Effect.Effect<void>
+  readonly hasFailed: (message: JobMessage, claim: number) => Effect.Effect<boolean>
+  /** Removes the records of a run that has ended, by their ids. It does nothing where there are none. */
   readonly ended: (message: JobMessage) => Effect.Effect<void>
 }
 
 /** One store a run. */
-const storeId = ({ id, name }: JobMessage): string => `effect-jobs/steps/${name}/${elementId(id)}`
+const storeId = (message: JobMessage): string => `effect-jobs/steps/${elementId(keyOf(message))}`
 
 const inMemory = Effect.provide(
   Effect.gen(function* () {
@@ -38,19 +46,37 @@ const inMemory = Effect.provide(
 
 type Store = Effect.Effect<Persistence.BackingPersistenceStore>
 
-/** A persistence that fails in the middle of a run is a defect: the attempt has failed, and what it did is there. */
-const recordsOf = (store: Store): RunRecords.Records => ({
+/**
+ * A persistence that fails in the middle of a run is a defect: the attempt has failed, and what it did is there. The
+ * ids that are asked for are noted: a replay asks for all that the run has recorded.
+ */
+const recordsOf = (store: Store, touched: (id: string) => void): RunRecords.Records => ({
   get: (id) =>
-    Effect.flatMap(store, ({ get }) => get(id)).pipe(
+    Effect.flatMap(store, ({ get }) => {
+      touched(id)
+      return get(id)
+    }).pipe(
       Effect.orDie,
       // sound: `set` is the only one that writes there
       Effect.map((record) =>
         record === undefined ? Option.none() : Option.some((record as { readonly value: Schema.Json }).value)
       )
     ),
-  set: (id, value) => Effect.orDie(Effect.flatMap(store, ({ set }) => set(id, { value }, timeToLive))),
+  set: (id, value) =>
+    Effect.orDie(
+      Effect.flatMap(store, ({ set }) => {
+        touched(id)
+        return set(id, { value }, timeToLive)
+      })
+    ),
   pollInterval
 })
+
+/** The claim of which something is recorded, and the attempt that it was or would have been. */
+const Claim = Schema.Struct({ claim: Schema.Int, attempt: Schema.Int })
+const decodeClaim = Schema.decodeUnknownOption(Claim)
+const uncountedId = "@uncounted"
+const failedId = "@failed"
 
 /**
  * On the `BackingPersistence` of the environment, which `QueueStore`'s layers provide beside the store; without
@@ -60,25 +86,58 @@ export const make: Effect.Effect<StepRecords, never, Scope.Scope> = Effect.gen(f
   const backing = Option.getOrUndefined(yield* Effect.serviceOption(Persistence.BackingPersistence))
   const { make } = backing ?? (yield* inMemory)
   const scope = yield* Effect.scope
-  const used = new Set<string>()
+  /** By store: the ids of the records that a run of this worker has asked for. */
+  const touched = new Map<string, Set<string>>()
   const storeOf = (message: JobMessage): Store =>
     Effect.provideService(make(storeId(message)), Scope.Scope, scope)
+  const records = (message: JobMessage) =>
+    recordsOf(storeOf(message), (id) => {
+      const key = storeId(message)
+      const ids = touched.get(key)
+      if (ids === undefined) touched.set(key, new Set([id]))
+      else ids.add(id)
+    })
+  const claimOf = (message: JobMessage, id: string) =>
+    Effect.map(records(message).get(id), (json) => Option.getOrUndefined(Option.flatMap(json, decodeClaim)))
+  const attemptOf: StepRecords["attemptOf"] = (message, claim) =>
+    claim === 1
+      ? Effect.succeed(1)
+      : Effect.flatMap(claimOf(message, uncountedId), (uncounted) => {
+          if (uncounted === undefined) return Effect.succeed(claim)
+          const { attempt } = uncounted
+          return claim > uncounted.claim
+            ? Effect.succeed(attempt + claim - uncounted.claim - 1)
+            : // that claim was given back, and its number is used again
+              Effect.as(records(message).set(uncountedId, { claim: claim - 1, attempt }), attempt)
+        })
   return {
-    of: (message) => {
-      used.add(storeId(message))
-      return RunRecords.fromRecords(recordsOf(storeOf(message)))
-    },
+    of: (message) => RunRecords.fromRecords(records(message)),
+    attemptOf,
+    uncounted: (message, claim) =>
+      Effect.flatMap(attemptOf(message, claim), (attempt) =>
+        records(message).set(uncountedId, { claim, attempt })
+      ),
+    failed: (message, claim) => records(message).set(failedId, { claim, attempt: claim }),
+    hasFailed: (message, claim) =>
+      Effect.map(claimOf(message, failedId), (failed) => failed?.claim === claim - 1),
     ended: (message) =>
-      used.size > 0 && used.delete(storeId(message))
-        ? Effect.flatMap(storeOf(message), ({ clear }) => clear).pipe(
-            Effect.catch((error) =>
-              Effect.logWarning(
-                `The steps of "${message.name}" (id ${message.id}) couldn't be removed now: they go in ${Duration.format(timeToLive)}.`,
-                error
+      Effect.suspend(() => {
+        const ids = touched.get(storeId(message))
+        touched.delete(storeId(message))
+        return ids === undefined
+          ? Effect.void
+          : Effect.flatMap(storeOf(message), ({ remove }) =>
+              Effect.forEach(ids, remove, { discard: true })
+            ).pipe(
+              Effect.catchCause((cause) =>
+                reportCause(
+                  Effect.logWarning,
+                  `The steps of "${message.name}" (id ${message.id}) couldn't be removed now: they go in ${Duration.format(timeToLive)}.`,
+                  cause
+                )
               )
             )
-          )
-        : Effect.void
+      })
   }
 })
 

@@ -1,20 +1,25 @@
 /**
- * The fibers that take from a set of queues: how many run at once, and how they stop.
+ * The fibers that take from queues. Takers are slots: each claims one element when it is free to run it, so nothing is
+ * claimed that waits.
  */
+import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Fiber from "effect/Fiber"
-import * as Latch from "effect/Latch"
-import * as Layer from "effect/Layer"
-import { PersistedQueueStore } from "effect/persistence/PersistedQueue"
+import type * as Fiber from "effect/Fiber"
 import { BackingPersistence } from "effect/persistence/Persistence"
-import * as Scope from "effect/Scope"
+import { PersistedQueueStore } from "effect/persistence/PersistedQueue"
+import type * as Scope from "effect/Scope"
+import type { JobMessage } from "../../Dispatcher.ts"
+import { reportCause } from "../../internal/isolated.ts"
+import { ownServices } from "../../internal/RunContext.ts"
+import { ended, endFibers, reportLeft } from "../../internal/shutdown.ts"
 import * as Element from "./Element.ts"
 
-/** A queue, and what is done with each of its elements. */
-export interface Source {
+/** A queue, how many of its elements are handled at once, and how. */
+export interface Lane {
   readonly queue: string
+  readonly concurrency: number
   readonly handle: (item: Element.Item) => Effect.Effect<Element.Settlement>
   /** Awaited before each take. Default: nothing. */
   readonly gate?: Effect.Effect<void> | undefined
@@ -26,201 +31,133 @@ export interface Options {
   /** Its name in logs. */
   readonly name: string
   readonly store: PersistedQueueStore["Service"]
-  readonly sources: ReadonlyArray<Source>
-  /** How many elements are handled at once, over all sources. */
-  readonly concurrency: number
+  readonly lanes: ReadonlyArray<Lane>
   /** How long the scope's close waits for what is being handled; then it is interrupted, and given back. */
   readonly shutdownTimeout: Duration.Duration
   /** Runs when the scope begins to close. */
   readonly onClose: Effect.Effect<void>
 }
 
-/**
- * The surroundings without what a taker has no use for, or was given: its layer's services and all of our own.
- * Effect copies a fiber's context at every finalizer, and a store has some for every element.
- */
-const slim = (context: Context.Context<never>): Context.Context<never> => {
-  const unused: ReadonlySet<string> = new Set([
-    Scope.Scope.key,
-    Layer.CurrentMemoMap.key,
-    PersistedQueueStore.key,
-    BackingPersistence.key
-  ])
-  return Context.makeUnsafe(
-    new Map(
-      Array.from(context.mapUnsafe).filter(([key]) => !unused.has(key) && !key.startsWith("effect-jobs/"))
-    )
-  )
-}
-
-/** How long a claimed element waits for a free slot before it is given back for another worker. */
-const slotPatience = Duration.seconds(1)
-
-/** How long the takers that were told of a free slot are given to claim something for it, before more are told. */
-const invitationPatience = Duration.millis(10)
-
 interface Taker {
-  busy: boolean
+  readonly lane: Lane
+  /** What it handles now. */
+  item: Element.Item | undefined
 }
 
+/** The pause after a take that failed, and how often that is logged. */
+const firstPause = 500
+const longestPause = Duration.seconds(5)
+const logEvery = 60_000
+
 /**
- * Takes from all sources until the scope closes.
- *
- * While slots are free, `concurrency` fibers wait at each queue, so that the store claims whole batches, and an
- * element gets its slot after its claim. When no slot is free, nothing more is claimed, so that a busy worker holds
- * nothing that another one could run; what it had claimed by then, it gives back after a second. Each slot that
- * becomes free lets one waiting fiber claim, and more of them where its queue turns out to be empty.
+ * The surroundings without what a taker has no use for. Effect copies a fiber's context at every finalizer, and a store
+ * has some for every element.
  */
+const slim = (context: Context.Context<never>): Context.Context<never> =>
+  Context.omit(PersistedQueueStore, BackingPersistence)(ownServices(context))
+
+/** Takes from all lanes until the scope closes. */
 export const run = (options: Options): Effect.Effect<void, never, Scope.Scope> =>
   Effect.gen(function* () {
-    const slots = makeSlots(options.concurrency)
-    yield* Effect.forkScoped(slots.inviting)
-    let closing = false
-
-    const handled = (taker: Taker, source: Source) => (item: Element.Item) => {
-      taker.busy = true
-      if (closing) return Effect.succeed(Element.giveBack)
-      if (slots.takeUnsafe()) return Effect.ensuring(source.handle(item), slots.release)
-      return Effect.flatMap(slots.takeWithin(slotPatience), (taken) =>
-        taken
-          ? Effect.ensuring(
-              Effect.suspend(() => (closing ? Effect.succeed(Element.giveBack) : source.handle(item))),
-              slots.release
-            )
-          : Effect.succeed(Element.giveBack)
-      )
+    const context = slim(yield* Effect.context<never>())
+    const clock = yield* Clock.Clock
+    const outages = makeOutages(options.name)
+    const fibers = new Map<Fiber.Fiber<void>, Taker>()
+    const state = { closing: false }
+    const fork = Effect.runForkWith(context)
+    for (const lane of options.lanes) {
+      for (let n = 0; n < lane.concurrency; n++) {
+        const taker: Taker = { lane, item: undefined }
+        const fiber = fork(loop(options, taker, state, outages))
+        fibers.set(fiber, taker)
+        fiber.addObserver(() => fibers.delete(fiber))
+      }
     }
-
-    const loop = (taker: Taker, source: Source): Effect.Effect<void> => {
-      const claim = Element.taker(options.store, source.queue, handled(taker, source))
-      const invited = Effect.andThen(slots.invitation, claim)
-      const one = Effect.suspend(() => (slots.isFree() ? claim : invited)).pipe(
-        Effect.catchCause((cause) =>
-          Effect.andThen(
-            Effect.logWarning(`${options.name} couldn't take from the queue "${source.queue}".`, cause),
-            Effect.sleep(500)
-          )
-        )
-      )
-      const body = source.gate === undefined ? one : Effect.andThen(source.gate, one)
-      return Effect.whileLoop({
-        while: () => !closing,
-        body: () => body,
-        step: () => {
-          if (taker.busy) source.onSettled?.()
-          taker.busy = false
-        }
-      })
-    }
-
-    const takers: Array<{ readonly taker: Taker; readonly fiber: Fiber.Fiber<void> }> = []
     yield* Effect.addFinalizer(() =>
       Effect.gen(function* () {
-        closing = true
+        state.closing = true
         yield* options.onClose
-        const idle = takers.filter(({ taker }) => !taker.busy)
-        yield* Fiber.interruptAll(idle.map(({ fiber }) => fiber))
-        const busy = takers.filter(({ taker }) => taker.busy)
-        const drained = yield* Effect.timeoutOption(
-          Fiber.awaitAll(busy.map(({ fiber }) => fiber)),
-          options.shutdownTimeout
-        )
-        if (drained._tag === "Some") return
-        const left = busy.filter(({ fiber }) => fiber.pollUnsafe() === undefined)
-        yield* Effect.logWarning(
-          `${options.name} closed while ${left.length} runs went on after its shutdownTimeout of ${Duration.format(
-            options.shutdownTimeout
-          )}: they are interrupted and given back.`
-        )
-        yield* Fiber.interruptAll(left.map(({ fiber }) => fiber))
+        const busy = new Map<Fiber.Fiber<void>, { readonly message: Pick<JobMessage, "id" | "name"> }>()
+        for (const [fiber, taker] of fibers) {
+          if (taker.item === undefined) fiber.interruptUnsafe()
+          else {
+            busy.set(fiber, { message: nameOf(taker.lane, taker.item) })
+            fiber.addObserver(() => busy.delete(fiber))
+          }
+        }
+        const left = yield* endFibers(busy, options.shutdownTimeout, clock)
+        yield* reportLeft(options.name, options.shutdownTimeout, left, " and given back")
+        // the others were interrupted, and a claim on its way to them is given back; a store that hangs doesn't hold us
+        yield* ended(fibers)
       })
     )
-    const context = slim(yield* Effect.context<never>())
-    for (const source of options.sources) {
-      for (let n = 0; n < options.concurrency; n++) {
-        const taker: Taker = { busy: false }
-        takers.push({
-          taker,
-          fiber: yield* Effect.forkDetach(
-            Effect.updateContext(loop(taker, source), (_: Context.Context<never>) => context)
-          )
-        })
-      }
-    }
   })
 
-/**
- * Places for what is handled. Effect's Semaphore has neither a wait that ends without losing a permit, nor a word to
- * those who would first look for something to do.
- */
-const makeSlots = (count: number) => {
-  let free = count
-  /** Fibers with an element, in the order in which they came: a slot is handed over to the first. */
-  const inLine = new Set<() => void>()
-  /** Fibers that claim nothing until there is a free slot. */
-  const uninvited = new Set<() => void>()
-  const unused = Latch.makeUnsafe(false)
-  const tell = (fibers: Set<() => void>, most: number) => {
-    let left = most
-    for (const told of fibers) {
-      if (left-- === 0) return
-      fibers.delete(told)
-      told()
-    }
-  }
-  const release = Effect.sync(() => {
-    if (inLine.size > 0) return tell(inLine, 1)
-    free++
-    tell(uninvited, 1)
-    if (uninvited.size > 0) unused.openUnsafe()
+const nameOf = (lane: Lane, { element, id }: Element.Item): Pick<JobMessage, "id" | "name"> =>
+  Element.isJobMessage(element) ? element : { name: lane.queue, id }
+
+const loop = (
+  options: Options,
+  taker: Taker,
+  state: { readonly closing: boolean },
+  outages: Outages
+): Effect.Effect<void> => {
+  const { lane } = taker
+  const claim = Element.taker(options.store, lane.queue, (item) => {
+    taker.item = item
+    outages.over()
+    // an element that came while the scope began to close was not begun
+    return state.closing ? Effect.succeed(Element.giveBack) : lane.handle(item)
   })
-  /** Until it is told. It goes on in its own time, not within the fiber that tells it. */
-  const wait = (among: Set<() => void>, onTold: () => void) =>
-    Effect.callback<void>((resume) => {
-      const told = () => {
-        onTold()
-        resume(Effect.yieldNow)
-      }
-      among.add(told)
-      return Effect.sync(() => among.delete(told))
-    })
-  const isFree = () => free > 0
+  const one = Effect.matchCauseEffect(claim, {
+    onFailure: (cause) => outages.failed(lane.queue, cause),
+    onSuccess: () => Effect.void
+  })
+  return Effect.whileLoop({
+    while: () => !state.closing,
+    body: () => (lane.gate === undefined ? one : Effect.andThen(lane.gate, one)),
+    step: () => {
+      if (taker.item !== undefined) lane.onSettled?.()
+      taker.item = undefined
+    }
+  })
+}
+
+interface Outages {
+  readonly over: () => void
+  /** Logs a failed take, once a minute, and waits before the next. */
+  readonly failed: (queue: string, cause: Parameters<typeof reportCause>[2]) => Effect.Effect<void>
+}
+
+/** A store that is away fails the takes of all slots: it is one line a minute, and one when it is back. */
+const makeOutages = (name: string): Outages => {
+  let since: number | undefined
+  let loggedAt = Number.NEGATIVE_INFINITY
+  let failures = 0
   return {
-    isFree,
-    takeUnsafe: () => {
-      if (!isFree()) return false
-      free--
-      return true
+    over: () => {
+      since = undefined
+      failures = 0
     },
-    /** Waits for a slot, but not for longer. */
-    takeWithin: (patience: Duration.Duration): Effect.Effect<boolean> =>
-      Effect.suspend(() => {
-        let taken = false
-        const handedOver = wait(inLine, () => {
-          taken = true
-        })
-        return Effect.onInterrupt(
-          // whoever ends the race, what was handed over is held
-          Effect.map(Effect.raceFirst(handedOver, Effect.sleep(patience)), () => taken),
-          () => (taken ? release : Effect.void)
+    failed: (queue, cause) =>
+      Effect.flatMap(Clock.currentTimeMillis, (now) => {
+        since ??= now
+        failures++
+        const pause = Duration.min(
+          Duration.millis(firstPause * 2 ** Math.min(10, failures - 1)),
+          longestPause
         )
-      }),
-    release,
-    /** Waits until a slot may be free. */
-    invitation: wait(uninvited, () => {}),
-    /** Invites more, and then twice as many, while slots stay free: the queues of those before had nothing. */
-    inviting: Effect.gen(function* () {
-      while (true) {
-        yield* unused.await
-        unused.closeUnsafe()
-        yield* Effect.sleep(invitationPatience)
-        let more = free
-        while (isFree() && uninvited.size > 0) {
-          tell(uninvited, more)
-          more *= 2
-          yield* Effect.sleep(invitationPatience)
-        }
-      }
-    })
+        if (now - loggedAt < logEvery) return Effect.sleep(pause)
+        loggedAt = now
+        const away = Math.round((now - since) / 1_000)
+        return Effect.andThen(
+          reportCause(
+            Effect.logWarning,
+            `${name} couldn't take from the queue "${queue}"${away > 0 ? `, for ${away} seconds now` : ""}: it goes on trying.`,
+            cause
+          ),
+          Effect.sleep(pause)
+        )
+      })
   }
 }

@@ -78,5 +78,5 @@ export const endless = RetryPolicy.fixed({ delay: "1 second" })
 // attempts that only a running dispatcher has
 export const runs = run(
   // @ts-expect-error Type 'Runs' is not assignable to type 'never'
-  Effect.provide(TestDispatcher.runs(Welcome), TestDispatcher.layer)
+  Effect.provide(TestDispatcher.attempts(Welcome), TestDispatcher.layer)
 )

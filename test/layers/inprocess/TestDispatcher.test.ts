@@ -164,7 +164,7 @@ describe("layerRunning", () => {
     Effect.gen(function* () {
       yield* Signup.dispatch({ to: "twice" })
       yield* TestClock.adjust("10 seconds")
-      assert.deepStrictEqual(yield* TestDispatcher.runs(Mail), [
+      assert.deepStrictEqual(yield* TestDispatcher.attempts(Mail), [
         {
           id: "mail twice",
           attempt: 1,
@@ -190,12 +190,12 @@ describe("layerRunning", () => {
     Effect.gen(function* () {
       yield* TestClock.adjust("3 days")
       assert.deepStrictEqual(
-        (yield* TestDispatcher.runs(Nightly)).map(({ time }) => DateTime.formatIso(time)),
+        (yield* TestDispatcher.attempts(Nightly)).map(({ time }) => DateTime.formatIso(time)),
         ["1970-01-01T02:00:00.000Z", "1970-01-02T02:00:00.000Z", "1970-01-03T02:00:00.000Z"]
       )
-      assert.strictEqual((yield* TestDispatcher.runs(Mail)).length, 3)
+      assert.strictEqual((yield* TestDispatcher.attempts(Mail)).length, 3)
       yield* TestDispatcher.clear
-      assert.deepStrictEqual(yield* TestDispatcher.runs(Nightly), [])
+      assert.deepStrictEqual(yield* TestDispatcher.attempts(Nightly), [])
     }).pipe(Effect.provide(running))
   )
 

@@ -331,7 +331,9 @@ const nextChange = (self: Drain): Effect.Effect<void, DrainError> =>
     const { changed } = self.watched
     changed.closeUnsafe()
     const wakeUp = nextWakeUp(self)
-    if (self.testClock === undefined && wakeUp !== undefined) return changed.await
+    if (self.testClock === undefined && wakeUp !== undefined) {
+      return Effect.map(changed.await, () => progressed(self))
+    }
     const runs = Array.from(self.fibers.values())
     if (self.testClock !== undefined && wakeUp !== undefined && runs.every(({ isPausing }) => isPausing)) {
       return moveClock(self.testClock, wakeUp)

@@ -20,6 +20,7 @@ import { called } from "./isolated.ts"
 import { inMemory } from "./RunRecords.ts"
 import { CurrentRunState, make as makeState, type RunSteps } from "./RunState.ts"
 import { engine as stepEngine, instanceOf } from "./StepEngine.ts"
+import { outermost } from "./wrapped.ts"
 
 /** The services of a Layer or a worker, without those that a run brings itself. */
 export const ownServices: (context: Context.Context<never>) => Context.Context<never> = Context.omit(
@@ -45,7 +46,7 @@ export const workerContext = (
   clock?: Clock.Clock
 ): Context.Context<never> => {
   const context = Context.merge(ownServices(surroundings), handler.context).pipe(
-    Context.add(Dispatcher, dispatcher),
+    Context.add(Dispatcher, outermost(dispatcher)),
     Context.add(WorkflowEngine, engine)
   )
   return clock === undefined ? context : Context.add(context, Clock.Clock, clock)

@@ -218,11 +218,7 @@ export const attempts = <
   Error extends Schema.Top
 >(
   job: Job.Contract<Name, Payload, Success, Error>
-): Effect.Effect<
-  ReadonlyArray<Attempt<Success["Type"], Error["Type"] | InvalidPayload>>,
-  never,
-  Records
-> =>
+): Effect.Effect<ReadonlyArray<Attempt<Success["Type"], Error["Type"] | InvalidPayload>>, never, Records> =>
   Effect.map(Records, ({ attempts }) =>
     attempts
       .filter(({ name }) => name === job.jobName)

@@ -10,6 +10,7 @@ import { DispatchError, Rejected } from "../../DispatchError.ts"
 import { Dispatcher } from "../../Dispatcher.ts"
 import { plural } from "../../internal/describe.ts"
 import { reportCause } from "../../internal/isolated.ts"
+import { wrap } from "../../internal/wrapped.ts"
 
 type Requests = Parameters<Dispatcher["Service"]["send"]>[0]
 
@@ -25,15 +26,15 @@ type Requests = Parameters<Dispatcher["Service"]["send"]>[0]
  * told any more: it is logged as an error and lost, as are dispatches of a process that dies right after its commit.
  * Where that matters, use `OutboxDispatcher.layer`.
  *
- * With an `InlineDispatcher` that isn't in the background, `withTransaction` waits for the jobs, and an interruption
- * meanwhile waits for them too.
+ * Handlers that the Dispatcher below runs dispatch through this one as well. Where that is an `InlineDispatcher` that
+ * isn't in the background, `withTransaction` waits for the jobs, and an interruption meanwhile waits for them too.
  */
 export const layer: Layer.Layer<Dispatcher, never, Dispatcher | SqlClient> = Layer.effect(
   Dispatcher,
   Effect.gen(function* () {
     const below = yield* Dispatcher
     const sql = yield* SqlClient
-    return {
+    return yield* wrap(below, {
       send: (requests) =>
         Effect.contextWith((context: Context.Context<never>) => {
           const callers = Context.getOrUndefined(context, SqlClient)
@@ -45,7 +46,7 @@ export const layer: Layer.Layer<Dispatcher, never, Dispatcher | SqlClient> = Lay
             ? below.send(requests)
             : Effect.catchDefect(client.afterCommit(handOn(below, requests)), () => ended(requests))
         })
-    }
+    })
   })
 )
 

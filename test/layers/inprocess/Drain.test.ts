@@ -106,37 +106,42 @@ describe("moves the TestClock", () => {
     })
   )
 
-  it.effect("no further than it must: what is dispatched with a delay stays, unless its time has come", () => {
-    const times: Array<number> = []
-    return Effect.gen(function* () {
-      yield* Work.dispatch({})
-      const ran = yield* TestDispatcher.drain([Work, Other])
-      assert.deepStrictEqual(
-        ran.map(({ name }) => name),
-        ["drain.work", "drain.other"]
+  it.effect(
+    "no further than it must: what is dispatched with a delay stays, unless its time has come",
+    () => {
+      const times: Array<number> = []
+      return Effect.gen(function* () {
+        yield* Work.dispatch({})
+        const ran = yield* TestDispatcher.drain([Work, Other])
+        assert.deepStrictEqual(
+          ran.map(({ name }) => name),
+          ["drain.work", "drain.other"]
+        )
+        assert.deepStrictEqual(times, [7200])
+        yield* TestClock.adjust("1 day")
+        assert.strictEqual((yield* TestDispatcher.drain([Work, Other])).length, 1)
+      }).pipe(
+        Effect.provide([
+          TestDispatcher.layer,
+          Work.toLayer(() =>
+            Other.dispatch({ n: 1 }, { delay: "1 hour" }).pipe(
+              Effect.andThen(Other.dispatch({ n: 2 }, { delay: "1 day" })),
+              Effect.andThen(Effect.sleep("2 hours")),
+              Effect.orDie
+            )
+          ),
+          Other.toLayer(() => Effect.map(seconds, (time) => void times.push(time)))
+        ])
       )
-      assert.deepStrictEqual(times, [7200])
-      yield* TestClock.adjust("1 day")
-      assert.strictEqual((yield* TestDispatcher.drain([Work, Other])).length, 1)
-    }).pipe(
-      Effect.provide([
-        TestDispatcher.layer,
-        Work.toLayer(() =>
-          Other.dispatch({ n: 1 }, { delay: "1 hour" }).pipe(
-            Effect.andThen(Other.dispatch({ n: 2 }, { delay: "1 day" })),
-            Effect.andThen(Effect.sleep("2 hours")),
-            Effect.orDie
-          )
-        ),
-        Other.toLayer(() => Effect.map(seconds, (time) => void times.push(time)))
-      ])
-    )
-  })
+    }
+  )
 
   it.live("a real clock is waited for", () =>
     Effect.gen(function* () {
       const before = yield* seconds
-      const [run] = yield* drained(() => Effect.as(Effect.sleep("40 millis"), "slept"), { patience: "10 millis" })
+      const [run] = yield* drained(() => Effect.as(Effect.sleep("40 millis"), "slept"), {
+        patience: "10 millis"
+      })
       assert.deepStrictEqual(run?.exit, Exit.succeed("slept"))
       assert.isAtLeast((yield* seconds) - before, 0.039)
     })
@@ -147,7 +152,10 @@ describe("a run that waits for a deferred", () => {
   let activities = 0
   const counted = Activity.make({ name: "counted", execute: Effect.sync(() => void activities++) })
   const waiting = Work.toLayer(() =>
-    Effect.andThen(counted, Effect.map(DurableDeferred.await(Answer), (text) => `got ${text}`))
+    Effect.andThen(
+      counted,
+      Effect.map(DurableDeferred.await(Answer), (text) => `got ${text}`)
+    )
   )
   const recording = Layer.provideMerge(Steps.layer, TestDispatcher.layer)
   const succeeded = (text: string) => [
@@ -209,30 +217,33 @@ describe("a run that waits for a deferred", () => {
     )
   )
 
-  it.effect("an answer, or a day: it takes the answer of a message that is due on the way, else the day", () => {
-    const orDay = Work.toLayer(() =>
-      DurableDeferred.raceAll({
-        name: "answer or day",
-        success: Schema.String,
-        error: Schema.Never,
-        effects: [
-          DurableDeferred.await(Answer),
-          Effect.as(DurableClock.sleep({ name: "day", duration: "1 day" }), "nobody")
-        ]
-      })
-    )
-    return Effect.gen(function* () {
-      yield* Work.dispatch({}, { id: "w" })
-      yield* Other.dispatch({ n: 1 }, { delay: "1 hour" })
-      const ran = yield* TestDispatcher.drain([Work, Other])
-      assert.deepStrictEqual(ran[0]?.exit, Exit.succeed("other"))
-      assert.strictEqual(yield* seconds, 3600)
-      yield* Work.dispatch({}, { id: "w2" })
-      const [second] = yield* TestDispatcher.drain([Work, Other])
-      assert.deepStrictEqual(second?.exit, Exit.succeed("nobody"))
-      assert.strictEqual(yield* seconds, 3600 + 86_400)
-    }).pipe(Effect.provide([recording, orDay, Other.toLayer(() => answer("w", "other"))]))
-  })
+  it.effect(
+    "an answer, or a day: it takes the answer of a message that is due on the way, else the day",
+    () => {
+      const orDay = Work.toLayer(() =>
+        DurableDeferred.raceAll({
+          name: "answer or day",
+          success: Schema.String,
+          error: Schema.Never,
+          effects: [
+            DurableDeferred.await(Answer),
+            Effect.as(DurableClock.sleep({ name: "day", duration: "1 day" }), "nobody")
+          ]
+        })
+      )
+      return Effect.gen(function* () {
+        yield* Work.dispatch({}, { id: "w" })
+        yield* Other.dispatch({ n: 1 }, { delay: "1 hour" })
+        const ran = yield* TestDispatcher.drain([Work, Other])
+        assert.deepStrictEqual(ran[0]?.exit, Exit.succeed("other"))
+        assert.strictEqual(yield* seconds, 3600)
+        yield* Work.dispatch({}, { id: "w2" })
+        const [second] = yield* TestDispatcher.drain([Work, Other])
+        assert.deepStrictEqual(second?.exit, Exit.succeed("nobody"))
+        assert.strictEqual(yield* seconds, 3600 + 86_400)
+      }).pipe(Effect.provide([recording, orDay, Other.toLayer(() => answer("w", "other"))]))
+    }
+  )
 
   it.effect("many of them: five are named, the others counted", () =>
     Effect.gen(function* () {
@@ -331,44 +342,47 @@ describe("loses nothing", () => {
     )
   })
 
-  it.effect("an interrupted drain: what it ran begins again in the next, in the attempt that it was in", () => {
-    class Flaky extends Job.make("drain.flaky", {
-      payload: {},
-      success: Schema.Int,
-      error: Schema.Literal("first"),
-      retry: RetryPolicy.fixed({ attempts: 2, delay: "1 second" })
-    }) {}
-    const started = Deferred.makeUnsafe<void>()
-    let calls = 0
-    const handler = Effect.fnUntraced(function* () {
-      const { attempt } = yield* Job.CurrentRun
-      calls++
-      if (attempt === 1) return yield* Effect.fail("first" as const)
-      if (calls === 2) return yield* Effect.andThen(Deferred.succeed(started, undefined), Effect.never)
-      return calls
-    })
-    return Effect.gen(function* () {
-      yield* Flaky.dispatch({}, { id: "f" })
-      yield* Flaky.dispatch({}, { id: "g" })
-      const drain = yield* Effect.forkChild(TestDispatcher.drain([Flaky]), { startImmediately: true })
-      yield* Deferred.await(started)
-      yield* Fiber.interrupt(drain)
-      assert.deepStrictEqual(yield* TestDispatcher.drain([Flaky]), [
-        { name: "drain.flaky", id: "f", attempts: 2, exit: Exit.succeed(3) },
-        { name: "drain.flaky", id: "g", attempts: 2, exit: Exit.succeed(5) }
-      ])
-      assert.deepStrictEqual(yield* TestDispatcher.drain([Flaky]), [])
-      assert.deepStrictEqual(
-        (yield* TestDispatcher.attempts(Flaky)).map(({ attempt, id }) => [id, attempt]),
-        [
-          ["f", 1],
-          ["f", 2],
-          ["g", 1],
-          ["g", 2]
-        ]
-      )
-    }).pipe(Effect.provide([TestDispatcher.layer, Flaky.toLayer(handler)]))
-  })
+  it.effect(
+    "an interrupted drain: what it ran begins again in the next, in the attempt that it was in",
+    () => {
+      class Flaky extends Job.make("drain.flaky", {
+        payload: {},
+        success: Schema.Int,
+        error: Schema.Literal("first"),
+        retry: RetryPolicy.fixed({ attempts: 2, delay: "1 second" })
+      }) {}
+      const started = Deferred.makeUnsafe<void>()
+      let calls = 0
+      const handler = Effect.fnUntraced(function* () {
+        const { attempt } = yield* Job.CurrentRun
+        calls++
+        if (attempt === 1) return yield* Effect.fail("first" as const)
+        if (calls === 2) return yield* Effect.andThen(Deferred.succeed(started, undefined), Effect.never)
+        return calls
+      })
+      return Effect.gen(function* () {
+        yield* Flaky.dispatch({}, { id: "f" })
+        yield* Flaky.dispatch({}, { id: "g" })
+        const drain = yield* Effect.forkChild(TestDispatcher.drain([Flaky]), { startImmediately: true })
+        yield* Deferred.await(started)
+        yield* Fiber.interrupt(drain)
+        assert.deepStrictEqual(yield* TestDispatcher.drain([Flaky]), [
+          { name: "drain.flaky", id: "f", attempts: 2, exit: Exit.succeed(3) },
+          { name: "drain.flaky", id: "g", attempts: 2, exit: Exit.succeed(5) }
+        ])
+        assert.deepStrictEqual(yield* TestDispatcher.drain([Flaky]), [])
+        assert.deepStrictEqual(
+          (yield* TestDispatcher.attempts(Flaky)).map(({ attempt, id }) => [id, attempt]),
+          [
+            ["f", 1],
+            ["f", 2],
+            ["g", 1],
+            ["g", 2]
+          ]
+        )
+      }).pipe(Effect.provide([TestDispatcher.layer, Flaky.toLayer(handler)]))
+    }
+  )
 
   it.effect("a failure is in the exit as the handler gave it; onError gets it too", () => {
     const failed: Array<string> = []
@@ -381,6 +395,8 @@ describe("loses nothing", () => {
       })
       assert.deepStrictEqual(pay?.exit, Exit.fail(new Refused({ code: 402 })))
       assert.strictEqual(failed.length, 1)
-    }).pipe(Effect.provide([TestDispatcher.layer, Pay.toLayer(() => Effect.fail(new Refused({ code: 402 })))]))
+    }).pipe(
+      Effect.provide([TestDispatcher.layer, Pay.toLayer(() => Effect.fail(new Refused({ code: 402 })))])
+    )
   })
 })

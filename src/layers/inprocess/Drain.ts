@@ -6,7 +6,7 @@
  * for some milliseconds of the live clock is taken for what it looks like.
  */
 import type * as Cause from "effect/Cause"
-import * as Clock from "effect/Clock"
+import type * as Clock from "effect/Clock"
 import * as DateTime from "effect/DateTime"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -42,13 +42,18 @@ export class DrainError extends Schema.TaggedError<DrainError>()("DrainError", {
   )
 }) {}
 
-/** How long a state must stay the same on the live clock before the TestClock is moved, in milliseconds. */
+/**
+ * The state is looked at this often on the live clock, in milliseconds. Times are counted in looks, so that a process
+ * that was held up for seconds hasn't waited for them.
+ */
+const lookEvery = 5
+/** How long a state must stay the same before the TestClock is moved, in milliseconds. */
 const settleTime = 15
 /**
  * The same before a job's own time limit is reached, and before a deferred counts as one that nobody completes: a
  * handler may be at something real.
  */
-const longSettleTime = 500
+const longSettleTime = ({ patience }: Drain): number => patience / 6
 
 /** A run that ended in a drain. */
 export interface EndedRun {
@@ -117,8 +122,10 @@ interface Drain {
   /** What isn't due yet, and the first time at which something of it is. */
   later: Array<DispatchRequest>
   laterFrom: number
-  /** On the live clock: when something last began, ended or was recorded. */
-  progressAt: number
+  /** How long the state has been the same, in milliseconds. */
+  sameFor: number
+  /** How long nothing has begun, ended or been recorded, whatever the clock did. */
+  silentFor: number
   /** Of a run that broke off, which none does. */
   defect: Cause.Cause<never> | undefined
 }
@@ -144,14 +151,12 @@ export const drain = (options: {
       fibers: new Map(),
       later: [],
       laterFrom: Number.POSITIVE_INFINITY,
-      progressAt: liveNow(),
+      sameFor: 0,
+      silentFor: 0,
       defect: undefined
     }
     return Effect.onExit(drainDue(self), () => interruptRuns(self))
   })
-
-const liveClock = Clock.Clock.defaultValue()
-const liveNow = () => Number(liveClock.monotonicTimeNanosUnsafe() / 1_000_000n)
 
 const interruptRuns = (self: Drain): Effect.Effect<void> =>
   self.fibers.size === 0
@@ -228,35 +233,39 @@ function* openMessages(self: Drain, request: DispatchRequest): Generator<JobMess
   }
 }
 
-const begin = (self: Drain, message: JobMessage): Effect.Effect<void> => {
-  const record = runOf(self.records, message)
-  record.state = "running"
-  const run: Run = {
-    message,
-    record,
-    attempt: record.failedAttempts,
-    isPausing: false,
-    waits: [],
-    limitAt: undefined,
-    ended: undefined
-  }
-  self.begun.push(run)
-  const ended = Effect.map(loop(self, run), ({ attempts, outcome }) => {
-    run.ended = { name: message.name, id: message.id, attempts, exit: exitOf(outcome) }
-  })
-  return Effect.map(Effect.forkDetach(ended, { startImmediately: true }), (fiber) => {
-    self.fibers.set(fiber, run)
-    fiber.addObserver((exit) => {
-      self.fibers.delete(fiber)
-      record.state = Exit.isSuccess(exit) ? "ended" : "open"
-      if (Exit.isFailure(exit)) self.defect = exit.cause
-      progressed(self)
+/** Uninterruptible, so that no run is forked that the end of the drain doesn't know. */
+const begin = (self: Drain, message: JobMessage): Effect.Effect<void> =>
+  Effect.uninterruptible(
+    Effect.suspend(() => {
+      const record = runOf(self.records, message)
+      const run: Run = {
+        message,
+        record,
+        attempt: record.failedAttempts,
+        isPausing: false,
+        waits: [],
+        limitAt: undefined,
+        ended: undefined
+      }
+      record.state = "running"
+      self.begun.push(run)
+      const ended = Effect.map(loop(self, run), ({ attempts, outcome }) => {
+        run.ended = { name: message.name, id: message.id, attempts, exit: exitOf(outcome) }
+      })
+      return Effect.map(Effect.forkDetach(ended, { startImmediately: true }), (fiber) => {
+        self.fibers.set(fiber, run)
+        fiber.addObserver((exit) => {
+          self.fibers.delete(fiber)
+          record.state = Exit.isSuccess(exit) ? "ended" : "open"
+          if (Exit.isFailure(exit)) self.defect = exit.cause
+          progressed(self)
+        })
+      })
     })
-  })
-}
+  )
 
 const progressed = (self: Drain): void => {
-  self.progressAt = liveNow()
+  self.silentFor = 0
   self.watched.changed.openUnsafe()
 }
 
@@ -334,19 +343,21 @@ const nextChange = (self: Drain): Effect.Effect<void, DrainError> =>
     if (self.testClock === undefined && wakeUp !== undefined) {
       return Effect.map(changed.await, () => progressed(self))
     }
-    const runs = Array.from(self.fibers.values())
-    if (self.testClock !== undefined && wakeUp !== undefined && runs.every(({ isPausing }) => isPausing)) {
-      return moveClock(self.testClock, wakeUp)
-    }
-    const patience = Math.max(0, self.progressAt + self.patience - liveNow())
-    const settle = Math.min(patience, settleTimeOf(self, wakeUp))
-    return Effect.flatMap(live(Effect.timeoutOption(changed.await, settle)), (change) => {
-      if (Option.isSome(change) && patience > 0) return Effect.void
-      return self.testClock !== undefined && wakeUp !== undefined && patience > settle
-        ? moveClock(self.testClock, wakeUp)
-        : Effect.fail(stuck(self))
+    if (wakeUp !== undefined && allPause(self)) return moveClock(self, wakeUp)
+    return Effect.flatMap(live(Effect.timeoutOption(changed.await, lookEvery)), (change) => {
+      self.sameFor = Option.isSome(change) ? 0 : self.sameFor + lookEvery
+      if (Option.isSome(change)) return Effect.void
+      self.silentFor += lookEvery
+      if (self.silentFor >= self.patience) return Effect.fail(stuck(self))
+      if (self.sameFor < settleTimeOf(self, wakeUp)) return Effect.void
+      return wakeUp === undefined ? Effect.fail(stuck(self)) : moveClock(self, wakeUp)
     })
   })
+
+const allPause = (self: Drain): boolean => {
+  for (const { isPausing } of self.fibers.values()) if (!isPausing) return false
+  return true
+}
 
 /** The next time at which something that sleeps goes on, or at which a message that may complete a deferred is due. */
 const nextWakeUp = (self: Drain): number | undefined => {
@@ -356,15 +367,21 @@ const nextWakeUp = (self: Drain): number | undefined => {
   return allWait(self) ? Math.min(first, self.laterFrom) : first
 }
 
+/** Without an end where a run may be busy and nothing sleeps. */
 const settleTimeOf = (self: Drain, wakeUp: number | undefined): number => {
-  if (self.testClock === undefined) return self.patience
-  if (wakeUp === undefined) return allWait(self) ? longSettleTime : self.patience
-  for (const { limitAt } of self.fibers.values()) if (limitAt === wakeUp) return longSettleTime
+  if (wakeUp === undefined) {
+    return self.testClock !== undefined && allWait(self) ? longSettleTime(self) : Number.POSITIVE_INFINITY
+  }
+  for (const { limitAt } of self.fibers.values()) if (limitAt === wakeUp) return longSettleTime(self)
   return settleTime
 }
 
-const moveClock = (clock: TestClock.TestClock, to: number): Effect.Effect<void> =>
-  Effect.suspend(() => clock.adjust(Duration.millis(Math.max(0, to - clock.currentTimeMillisUnsafe()))))
+const moveClock = ({ testClock }: Drain, to: number): Effect.Effect<void> =>
+  Effect.suspend(() =>
+    testClock === undefined
+      ? Effect.void
+      : testClock.adjust(Duration.millis(Math.max(0, to - testClock.currentTimeMillisUnsafe())))
+  )
 
 const stuck = (self: Drain): DrainError => {
   const runs = Array.from(self.fibers.values(), (run) => ({
@@ -395,5 +412,5 @@ const waitsFor = ({ patience, watched }: Drain, { limitAt, waits }: Run): string
   }
   return watched.sleeps.size > 0
     ? `the clock again and again: for ${time} only the clock has moved, to ${DateTime.formatIso(DateTime.makeUnsafe(now))}`
-    : `something that isn't on the test's clock, and for ${time} nothing has come`
+    : `something outside of the run, which hasn't come in ${time}`
 }

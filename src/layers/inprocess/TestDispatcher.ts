@@ -159,9 +159,9 @@ export const payloads: {
 /** What `drain` takes beside the jobs. */
 export interface DrainOptions extends RunningOptions {
   /**
-   * How long on the live clock nothing may begin, end or be recorded before `drain` gives up. Longer for handlers that
-   * take their time for something real, or that sleep hundreds of times. Default: 4 seconds, less than the time limit
-   * of a test.
+   * How long nothing may begin, end or be recorded before `drain` gives up, on the live clock. A sixth of it goes by
+   * before the clock is moved to a job's own `timeout`. More for handlers that take their time for something real, or
+   * that sleep hundreds of times. Default: 3 seconds, less than the time limit of a test.
    */
   readonly patience?: Duration.Input | undefined
 }
@@ -196,7 +196,7 @@ export const drain = <const Jobs extends ReadonlyArray<Job.Any>>(
         runs: []
       })
     }
-    const patience = checkedDuration(options.patience ?? "4 seconds", "The patience of TestDispatcher.drain")
+    const patience = checkedDuration(options.patience ?? "3 seconds", "The patience of TestDispatcher.drain")
     const clock = yield* Clock.Clock
     const watched = Drain.watch(clock)
     const runner = yield* makeRunner(jobs, {

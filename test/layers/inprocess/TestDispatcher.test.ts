@@ -195,7 +195,7 @@ describe("layer", () => {
         Broken.toLayer(() => Effect.die(new Error("a bug")))
       )
       assert.deepStrictEqual(mail?.exit, Exit.fail(new MailError({ attempt: 3 })))
-      assert(broken !== undefined && Exit.isFailure(broken.exit))
+      assert(broken?.name === "test.broken" && Exit.isFailure(broken.exit))
       assert.deepStrictEqual(Cause.squash(broken.exit.cause), new Error("a bug"))
     })
   )

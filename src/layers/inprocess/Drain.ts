@@ -380,7 +380,7 @@ const moveClock = ({ testClock }: Drain, to: number): Effect.Effect<void> =>
   Effect.suspend(() =>
     testClock === undefined
       ? Effect.void
-      : testClock.adjust(Duration.millis(Math.max(0, to - testClock.currentTimeMillisUnsafe())))
+      : testClock.setTime(Math.max(to, testClock.currentTimeMillisUnsafe()))
   )
 
 const stuck = (self: Drain): DrainError => {

@@ -58,12 +58,18 @@ export const clear = (records: Records["Service"]): void => {
   records.attempts.length = 0
 }
 
-/** Records a request for `drain`. A completion is handed to the steps of its run, which may begin later. */
-export const record = (records: Records["Service"], request: DispatchRequest): Effect.Effect<void> => {
-  records.requests.push(request)
-  return request.kind === "completion"
-    ? complete(runOf(records, request.message).steps, request.message)
-    : Effect.void
+/** Records requests for `drain`. A completion is handed to the steps of its run, which may begin later. */
+export const record = (
+  records: Records["Service"],
+  requests: ReadonlyArray<DispatchRequest>
+): Effect.Effect<void> => {
+  for (const request of requests) records.requests.push(request)
+  const completions = requests.filter(({ kind }) => kind === "completion")
+  return completions.length === 0
+    ? Effect.void
+    : Effect.forEach(completions, ({ message }) => complete(runOf(records, message).steps, message), {
+        discard: true
+      })
 }
 
 export const runOf = (records: Records["Service"], message: JobMessage): RecordedRun => {

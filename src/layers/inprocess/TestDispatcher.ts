@@ -67,8 +67,7 @@ export const layer: Layer.Layer<Dispatcher | Records> = Layer.effectContext(
     const records = Recording.make(undefined)
     return Context.make(Records, records).pipe(
       Context.add(Dispatcher, {
-        send: (requests) =>
-          Effect.forEach(requests, (request) => Recording.record(records, request), { discard: true })
+        send: (requests) => Effect.suspend(() => Recording.record(records, requests))
       })
     )
   })

@@ -57,7 +57,7 @@ describe("moves the TestClock", () => {
   it.effect("to the time limit of a job that never ends", () =>
     Effect.gen(function* () {
       yield* Limited.dispatch({}, { id: "l" })
-      const [run] = yield* TestDispatcher.drain([Limited])
+      const [run] = yield* TestDispatcher.drain([Limited], { patience: "900 millis" })
       assert(run !== undefined && Exit.isFailure(run.exit))
       assert.instanceOf(Cause.squash(run.exit.cause), Outcome.JobTimeout)
       assert.strictEqual(yield* seconds, 30)
@@ -67,7 +67,7 @@ describe("moves the TestClock", () => {
   it.effect("not for a handler that is at something real", () =>
     Effect.gen(function* () {
       yield* Limited.dispatch({})
-      const [run] = yield* TestDispatcher.drain([Limited])
+      const [run] = yield* TestDispatcher.drain([Limited], { patience: "900 millis" })
       assert.deepStrictEqual(run?.exit, Exit.void)
       assert.strictEqual(yield* seconds, 0)
     }).pipe(
@@ -136,6 +136,21 @@ describe("moves the TestClock", () => {
     }
   )
 
+  it.effect("with a handler that moves it itself, and one whose finalizer sleeps", () =>
+    Effect.gen(function* () {
+      const [run] = yield* drained(() =>
+        Effect.acquireRelease(Effect.void, () => Effect.sleep("1 minute")).pipe(
+          Effect.andThen(Effect.forkChild(Effect.sleep("1 hour"))),
+          Effect.tap(TestClock.adjust("1 hour")),
+          Effect.flatMap(Fiber.join),
+          Effect.as("both")
+        )
+      )
+      assert.deepStrictEqual(run?.exit, Exit.succeed("both"))
+      assert.strictEqual(yield* seconds, 3660)
+    })
+  )
+
   it.live("a real clock is waited for", () =>
     Effect.gen(function* () {
       const before = yield* seconds
@@ -166,7 +181,7 @@ describe("a run that waits for a deferred", () => {
     Effect.gen(function* () {
       activities = 0
       yield* Work.dispatch({}, { id: "w" })
-      const error = yield* Effect.flip(TestDispatcher.drain([Work]))
+      const error = yield* Effect.flip(TestDispatcher.drain([Work], { patience: "300 millis" }))
       assert.strictEqual(
         error.message,
         `TestDispatcher.drain can't go on: "drain.work" (id w) waits in attempt 1 for the deferred "answer", which nobody has completed.`
@@ -248,7 +263,7 @@ describe("a run that waits for a deferred", () => {
   it.effect("many of them: five are named, the others counted", () =>
     Effect.gen(function* () {
       yield* Work.dispatchAll(Array.from({ length: 12 }, () => ({})))
-      const error = yield* Effect.flip(TestDispatcher.drain([Work]))
+      const error = yield* Effect.flip(TestDispatcher.drain([Work], { patience: "300 millis" }))
       assert.strictEqual(error.message.split("drain.work").length, 6)
       assert.include(error.message, "; and 7 more wait.")
       assert.strictEqual(error.runs.length, 12)
@@ -383,6 +398,65 @@ describe("loses nothing", () => {
       }).pipe(Effect.provide([TestDispatcher.layer, Flaky.toLayer(handler)]))
     }
   )
+
+  it.effect("wherever it is interrupted, each message has one run in the end", () =>
+    Effect.gen(function* () {
+      for (let turns = 0; turns < 40; turns++) {
+        yield* TestDispatcher.clear
+        yield* Work.dispatchAll(Array.from({ length: 5 }, () => ({})))
+        const drain = yield* Effect.forkChild(TestDispatcher.drain([Work]))
+        yield* Effect.repeat(Effect.yieldNow, { times: turns })
+        yield* Fiber.interrupt(drain)
+        const before = (yield* TestDispatcher.attempts(Work)).length
+        const after = yield* TestDispatcher.drain([Work])
+        assert.strictEqual(before + after.length, 5, `interrupted after ${turns} turns`)
+      }
+    }).pipe(
+      Effect.provide([
+        TestDispatcher.layer,
+        Work.toLayer(() => Effect.as(Effect.repeat(Effect.yieldNow, { times: 3 }), null))
+      ])
+    )
+  )
+
+  it.effect("an onFailure that waits: the last attempt is repeated, and no further one is made", () => {
+    class Pay extends Job.make("drain.pay", {
+      payload: {},
+      retry: RetryPolicy.fixed({ attempts: 2, delay: 1 })
+    }) {}
+    const attempts: Array<number> = []
+    let failures = 0
+    const handlers = Pay.toLayer(
+      () =>
+        Effect.flatMap(Job.CurrentRun, ({ attempt }) => {
+          attempts.push(attempt)
+          return Effect.fail("no")
+        }),
+      {
+        onFailure: () =>
+          Effect.andThen(Effect.sleep("1 hour"), DurableDeferred.await(Answer)).pipe(
+            Effect.andThen(Effect.sync(() => failures++))
+          )
+      }
+    )
+    return Effect.gen(function* () {
+      yield* Pay.dispatch({}, { id: "p" })
+      const error = yield* Effect.flip(TestDispatcher.drain([Pay], { patience: "300 millis" }))
+      assert.include(error.message, `"drain.pay" (id p) waits in attempt 2 for the deferred "answer"`)
+      yield* DurableDeferred.succeed(Answer, {
+        token: new DurableDeferred.TokenParsed({
+          workflowName: Pay.jobName,
+          executionId: "p",
+          deferredName: Answer.name
+        }).asToken,
+        value: "ok"
+      })
+      const [pay] = yield* TestDispatcher.drain([Pay])
+      assert.strictEqual(pay?.attempts, 2)
+      assert.deepStrictEqual(attempts, [1, 2, 2])
+      assert.strictEqual(failures, 1)
+    }).pipe(Effect.provide([Layer.provideMerge(Steps.layer, TestDispatcher.layer), handlers]))
+  })
 
   it.effect("a failure is in the exit as the handler gave it; onError gets it too", () => {
     const failed: Array<string> = []

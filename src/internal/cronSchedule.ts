@@ -75,7 +75,9 @@ const normalItem = (text: string, index: number, refuse: Refuse): string => {
   const every = step === 1 ? "" : `/${step}`
   if (low === undefined) return `*${every}`
   const from = valueOf(low, of, refuse)
-  const to = high === undefined ? (by === undefined ? from : max) : valueOf(high, of, refuse)
+  const last = high === undefined ? (by === undefined ? from : max) : valueOf(high, of, refuse)
+  // FRI-SUN
+  const to = index === dayOfWeek && last === 0 && from > 0 && high !== "0" ? 7 : last
   if (from > to) refuse(`${shown(text)} ends before it begins, so write two ranges, as in "22-23,0-4"`)
   if (to > max) return sundays(from, to, step)
   return from === to ? `${from}` : `${from}-${to}${every}`
@@ -91,7 +93,7 @@ const sundays = (from: number, to: number, step: number): string => {
 const normalField = (text: string, index: number, refuse: Refuse): string => {
   if (text === "?" && (index === dayOfMonth || index === dayOfWeek)) return "*"
   const items = text.split(",").map((text) => normalItem(text, index, refuse))
-  return items.includes("*") ? "*" : [...new Set(items)].join(",")
+  return items.includes("*") ? "*" : [...new Set(items.join(",").split(","))].join(",")
 }
 
 const normalExpression = (expression: unknown, refuse: Refuse): string => {

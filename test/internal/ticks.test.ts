@@ -292,6 +292,19 @@ describe("a run that takes longer than the interval", () => {
     })
   )
 
+  it.effect("with overlap: skip, a process that lags behind offers nothing before the last one", () =>
+    Effect.gen(function* () {
+      const records = recordsInMemory()
+      const self = yield* started("2026-01-01T08:00:30Z")
+      const options = { cron: "* * * * *", overlap: "skip" } as const
+      const { offered } = yield* ticking(self, options, records)
+      yield* records.set("job", "offered", Date.parse("2026-01-01T08:02:00Z"))
+      yield* TestClock.adjust("1 minute")
+      assert.deepStrictEqual(offered, [])
+      assert.strictEqual(yield* records.get("job", "offered"), Date.parse("2026-01-01T08:02:00Z"))
+    })
+  )
+
   it.effect("with overlap: skip, a tick that was recorded and never offered is offered by the next", () =>
     Effect.gen(function* () {
       const records = recordsInMemory()

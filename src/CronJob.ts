@@ -32,8 +32,9 @@ export interface CronJob<
  * engines read in two ways is refused. A day of the month beside a day of the week means either of them, as in cron.
  * Throws a `DefinitionError` for an expression that isn't one, or that never comes, and for an unknown time zone.
  *
- * - The clock is looked at every minute. A tick that is noticed more than 5 minutes late is skipped, after a suspended
- *   laptop for example, unless `catchUp` is set. No tick comes twice, also when the clock is set back.
+ * - The clock is looked at every minute, or every 5 while the next tick is more than an hour away. A tick that is noticed
+ *   more than 5 minutes late is skipped, after a suspended laptop for example, unless `catchUp` is set. No tick comes
+ *   twice, also when the clock is set back.
  * - Where a time zone skips an hour, a tick in it comes when the gap is over. Where an hour comes twice, a tick in it
  *   comes once, in the first, unless the hour field begins with a star: then the schedule just goes on, in both.
  * - A run that takes longer than its interval goes on beside the next one, unless `overlap` is set.

@@ -1,8 +1,8 @@
 /**
  * The clock of a cron job, for engines without a scheduler of their own.
  *
- * It looks at the Clock every minute, since timers stand still while a machine is suspended, and since a clock may be
- * set. At each look it is one of: nothing is due; the latest tick that is due is offered; that tick is late by more
+ * It looks at the Clock every minute (every five minutes while the next tick is more than an hour away), since timers
+ * stand still while a machine is suspended, and since a clock may be set. At each look it is one of: nothing is due; the latest tick that is due is offered; that tick is late by more
  * than five minutes and is skipped, unless the job catches up. Earlier ticks that became due since the last look
  * are never offered. A tick that was offered isn't offered again, also when the clock is set back.
  */
@@ -17,11 +17,14 @@ import type { JobMessage } from "../Dispatcher.ts"
 import type { Any, Trigger } from "../Job.ts"
 import { parse } from "./cronSchedule.ts"
 
-/** How often the Clock is looked at. */
-const lookInterval = Duration.toMillis("1 minute")
+const minute = Duration.toMillis("1 minute")
+const hour = 60 * minute
 
 /** A tick that is noticed later than this is skipped, unless the job catches up. */
-const maxLateness = Duration.toMillis("5 minutes")
+const maxLateness = 5 * minute
+
+/** How long to wait before the Clock is looked at again, at most {@link maxLateness}. */
+const untilNextLook = (left: number): number => Math.min(left, left > hour ? maxLateness : minute)
 
 /** A run that goes on for longer no longer keeps `overlap: "skip"` from offering the next tick. */
 const maxRunTime = Duration.toMillis("1 day")
@@ -112,7 +115,7 @@ const makeTicks = (cron: Cron.Cron) => {
       let tick = due
       let following = next(due)
       // a long time may hold many: what lies far back is looked at only where nothing came since
-      for (let back = Duration.toMillis("1 hour"); following <= now; back *= 24) {
+      for (let back = hour; following <= now; back *= 24) {
         const later = next(Math.max(due, now - back))
         if (later > now) continue
         tick = later
@@ -199,7 +202,7 @@ const tickOn = <E, R>(self: Ticker<E, R>): Effect.Effect<never, never, R> =>
       if (now < looked) due = ticks.next(now)
       looked = now
       if (now < due) {
-        yield* Effect.sleep(Duration.millis(Math.min(due - now, lookInterval)))
+        yield* Effect.sleep(Duration.millis(untilNextLook(due - now)))
         continue
       }
       const { following, tick } = ticks.latest(due, now)

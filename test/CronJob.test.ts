@@ -73,6 +73,48 @@ describe("a year on the test's clock", () => {
   }
 })
 
+describe("a run that takes longer than its interval", () => {
+  /** When runs of two and a half minutes began and ended. */
+  const runs = (overlap?: "skip") => {
+    class Sync extends CronJob.make("crm.sync", { cron: "* * * * *", overlap }) {}
+    const seen: Array<string> = []
+    const note = (what: string) =>
+      Effect.map(DateTime.now, (now) => seen.push(`${what} ${now.epochMilliseconds / 60_000}`))
+    return Effect.andThen(
+      Effect.provide(
+        TestClock.adjust("5 minutes"),
+        TestDispatcher.layerRunning([Sync]).pipe(
+          Layer.provide(
+            Sync.toLayer(() =>
+              note("begins").pipe(Effect.andThen(Effect.sleep("150 seconds")), Effect.andThen(note("ends")))
+            )
+          )
+        )
+      ),
+      Effect.sync(() => seen)
+    )
+  }
+  it.effect("goes on beside the next one", () =>
+    Effect.gen(function* () {
+      const seen = yield* runs()
+      assert.deepStrictEqual(seen.slice(0, 6), [
+        "begins 1",
+        "begins 2",
+        "begins 3",
+        "ends 3.5",
+        "begins 4",
+        "ends 4.5"
+      ])
+    })
+  )
+  it.effect("with overlap: skip, is alone", () =>
+    Effect.gen(function* () {
+      const seen = yield* runs("skip")
+      assert.deepStrictEqual(seen.slice(0, 4), ["begins 1", "ends 3.5", "begins 4"])
+    })
+  )
+})
+
 describe("daylight saving", () => {
   it.effect("a tick in the hour that doesn't exist comes once, when the gap is over", () =>
     Effect.gen(function* () {

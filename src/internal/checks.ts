@@ -116,32 +116,9 @@ const textOf = (value: unknown): string => {
     : String(value)
 }
 
-/** What a duration must be, in words. */
-export const durationRule = "a finite duration that isn't negative"
-
 /** What is wrong with what {@link durationOf} refuses, as the rest of a sentence. */
-export const durationIssue = (input: unknown): string => {
-  const rule = isTooLong(input) ? `at most ${Duration.toDays(longest)} days` : durationRule
-  return `must be ${rule}, not ${shownDuration(input)}`
-}
-
-const isTooLong = (input: unknown): boolean => {
-  try {
-    const duration = parse(input)
-    return duration !== undefined && Duration.isFinite(duration) && Duration.isGreaterThan(duration, longest)
-  } catch {
-    return false
-  }
-}
-
-/** A Duration where it can be read as one: -1 is "-1ms". */
-const shownDuration = (input: unknown): string => {
-  try {
-    return shown(parse(input) ?? input)
-  } catch {
-    return shown(input)
-  }
-}
+export const durationIssue = (input: unknown): string =>
+  `must be a duration of 0 to ${Duration.toDays(longest)} days, not ${shown(input)}`
 
 /** The Duration, or a refusal in one sentence; `name` is its subject. */
 export const checkedDuration = (input: Duration.Input, name: string): Duration.Duration => {

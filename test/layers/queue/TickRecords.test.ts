@@ -1,6 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { CronJob, type JobMessage } from "effect-jobs"
-import { Effect, Fiber } from "effect"
+import { QueueDispatcher, QueueStore, QueueWorker } from "effect-jobs/queue"
+import { Effect, Fiber, Layer } from "effect"
 import { Persistence } from "effect/persistence"
 import { TestClock } from "effect/testing"
 import { runTicks, tickEnded } from "../../../src/internal/ticks.ts"
@@ -78,6 +79,30 @@ describe("workers of one store", () => {
       yield* TestClock.adjust("10 seconds")
       assert.deepStrictEqual(minutes(offered), ["00:01", "00:02"])
     }).pipe(Effect.provide(Persistence.layerBackingMemory))
+  )
+
+  it.effect("begin no run of a job with overlap: skip while another one's goes on", () =>
+    Effect.gen(function* () {
+      class Slow extends CronJob.make("crm.slow", { cron: "* * * * *", overlap: "skip" }) {}
+      const begun: Array<number> = []
+      const handlers = Slow.toLayer(({ scheduledAt }) =>
+        Effect.andThen(
+          Effect.sync(() => begun.push(scheduledAt.epochMilliseconds / 60_000)),
+          Effect.sleep("150 seconds")
+        )
+      )
+      const start = Layer.build(
+        QueueWorker.layer([Slow], { shutdownTimeout: 0 }).pipe(Layer.provide(handlers))
+      )
+      yield* start
+      yield* start
+      for (let n = 0; n < 8 * 30; n++) yield* TestClock.adjust("2 seconds")
+      assert.deepStrictEqual(begun, [1, 4, 7])
+    }).pipe(
+      Effect.scoped,
+      Effect.provide(QueueDispatcher.layer.pipe(Layer.provideMerge(QueueStore.layerMemory))),
+      Effect.provide(Persistence.layerBackingMemory)
+    )
   )
 
   it.effect("without a persistence each has its own records", () =>

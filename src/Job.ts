@@ -32,7 +32,13 @@ export interface Handler<out Name extends string> {
 export type Trigger =
   | { readonly _tag: "Dispatch" }
   | { readonly _tag: "Event"; readonly event: string }
-  | { readonly _tag: "Cron"; readonly expression: string; readonly timeZone: string | undefined }
+  | {
+      readonly _tag: "Cron"
+      readonly expression: string
+      readonly timeZone: string | undefined
+      readonly catchUp?: "once" | undefined
+      readonly overlap?: "skip" | undefined
+    }
 
 /** What the runner provides to a handler, and `toLayer` takes out of its requirements. */
 export type Provided = Dispatcher | CurrentRun | Scope.Scope | WorkflowEngine | WorkflowInstance

@@ -13,13 +13,13 @@ import { identity } from "effect/Function"
 import type * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import { makeRunner, type Runner } from "../../Attempt.ts"
-import { runTicks } from "../../CronJob.ts"
 import { DispatchError, Unavailable, UnknownJob } from "../../DispatchError.ts"
 import type { Dispatcher, DispatchRequest, JobMessage } from "../../Dispatcher.ts"
 import { announce } from "../../internal/announce.ts"
 import { plural } from "../../internal/describe.ts"
 import { report } from "../../internal/isolated.ts"
 import { ownServices } from "../../internal/RunContext.ts"
+import { recordsInMemory, runTicks, tickEnded } from "../../internal/ticks.ts"
 import { complete, inMemory } from "../../internal/RunRecords.ts"
 import { CurrentRunState, type RunSteps } from "../../internal/RunState.ts"
 import { endFibers, reportLeft } from "../../internal/shutdown.ts"
@@ -179,16 +179,31 @@ export const make = <const Jobs extends ReadonlyArray<Job.Any>>(
       dropped: 0
     }
     yield* Effect.addFinalizer(() => close(engine))
-    for (const job of jobs) {
-      if (job.trigger._tag !== "Cron") continue
-      yield* Effect.forkScoped(
-        runTicks(job, (message) =>
-          Effect.sync(() => start(engine, message, { delay: 0, isRemembered: true }))
-        )
-      )
-    }
+    yield* tick(engine, jobs)
     return dispatcher
   })
+
+/** The clocks of the cron jobs. */
+const tick = (self: Engine, jobs: ReadonlyArray<Job.Any>): Effect.Effect<void, never, Scope.Scope> => {
+  const records = recordsInMemory()
+  return Effect.forEach(
+    jobs.filter(({ trigger }) => trigger._tag === "Cron"),
+    (job) => {
+      const isAwaited = job.trigger._tag === "Cron" && job.trigger.overlap === "skip"
+      const offer = (message: JobMessage) =>
+        Effect.suspend(() => {
+          start(self, message, { delay: 0, isRemembered: true })
+          const run = self.runs.get(runKey(message))
+          const over = tickEnded(records, job, message)
+          return run === undefined || !isAwaited
+            ? over
+            : Effect.asVoid(Effect.forkChild(Effect.andThen(Deferred.await(run.ended), over)))
+        })
+      return Effect.forkScoped(runTicks(job, offer, records))
+    },
+    { discard: true }
+  )
+}
 
 /** All requests are checked before any is acted on. */
 const send = (self: Engine, requests: ReadonlyArray<DispatchRequest>): Effect.Effect<void, DispatchError> => {

@@ -10,7 +10,7 @@ import { PersistedQueueStore } from "effect/persistence/PersistedQueue"
 import * as Schedule from "effect/Schedule"
 import { makeRunner, type Runner } from "../../Attempt.ts"
 import { type Failed, type OnError, WorkerLost } from "../../Outcome.ts"
-import { runTicks } from "../../CronJob.ts"
+import { runTicks, tickEnded, type TickRecords } from "../../internal/ticks.ts"
 import { Dispatcher, type JobMessage } from "../../Dispatcher.ts"
 import { InvalidPayload } from "../../DispatchError.ts"
 import { announce } from "../../internal/announce.ts"
@@ -20,6 +20,7 @@ import { checkedCount, checkedDuration } from "../../internal/checks.ts"
 import * as Element from "./Element.ts"
 import * as StepRecords from "./StepRecords.ts"
 import * as Takers from "./Takers.ts"
+import * as QueueTickRecords from "./TickRecords.ts"
 
 export interface Options {
   /**
@@ -70,7 +71,8 @@ export const layer = <const Jobs extends ReadonlyArray<Job.Any>>(
         onError: options.onError
       })
       const steps = yield* StepRecords.make
-      const self: Worker = { runner, store, steps }
+      const ticks = yield* QueueTickRecords.make
+      const self: Worker = { runner, store, steps, ticks }
       const events = new Set(jobs.flatMap(({ trigger }) => (trigger._tag === "Event" ? [trigger.event] : [])))
       yield* Takers.run({
         name: "QueueWorker.layer",
@@ -92,7 +94,11 @@ export const layer = <const Jobs extends ReadonlyArray<Job.Any>>(
       for (const job of jobs) {
         if (job.trigger._tag !== "Cron") continue
         yield* Effect.forkScoped(
-          runTicks(job, (message) => Effect.retry(offerNow(self, message), { schedule: offerAgain }))
+          runTicks(
+            job,
+            (message) => Effect.retry(offerNow(self, message), { schedule: offerAgain }),
+            self.ticks
+          )
         )
       }
     })
@@ -102,6 +108,7 @@ interface Worker {
   readonly runner: Runner
   readonly store: PersistedQueueStore["Service"]
   readonly steps: StepRecords.StepRecords
+  readonly ticks: TickRecords
 }
 
 /** A tick is offered until the store takes it: a quarter of a second, doubling, at most 10 seconds. */
@@ -135,7 +142,7 @@ const runJob = (self: Worker, job: Job.Any, item: Element.Item): Effect.Effect<E
   return Effect.flatMap(self.runner.attempt(message, run), (outcome) => {
     switch (outcome._tag) {
       case "Succeeded":
-        return Effect.mapEager(self.steps.ended(message), () => Element.complete)
+        return Effect.mapEager(ended(self, message), () => Element.complete)
       case "Retry":
         return Effect.map(note(self, message, "Retry", outcome.cause), (note): Element.Settlement => ({
           _tag: "Retry",
@@ -146,6 +153,13 @@ const runJob = (self: Worker, job: Job.Any, item: Element.Item): Effect.Effect<E
         return fail(self, message, item.attempts, outcome, { giveUp: true })
     }
   })
+}
+
+/** The run is over: nothing of it is needed any more. */
+const ended = (self: Worker, message: JobMessage): Effect.Effect<void> => {
+  const job = self.runner.get(message.name)
+  const steps = self.steps.ended(message)
+  return job?.trigger._tag === "Cron" ? Effect.andThen(steps, tickEnded(self.ticks, job, message)) : steps
 }
 
 const fail = (
@@ -162,7 +176,7 @@ const fail = (
       steps: self.steps.of(message),
       skipOnFailure: !options.giveUp
     })
-    yield* self.steps.ended(message)
+    yield* ended(self, message)
     return { _tag: "Dead", note: yield* note(self, message, failed.reason, cause) }
   })
 

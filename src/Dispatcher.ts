@@ -91,7 +91,7 @@ export interface DispatchOptions {
   readonly id?: string | undefined
   /** Not before this long from now: 0 to 36,525 days. */
   readonly delay?: Duration.Input | undefined
-  /** Not before this time, which is before the end of the year 9999; one in the past is now. Not together with `delay`. */
+  /** Not before this time, at most 9999-12-31 (UTC); one in the past is now. Not together with `delay`. */
   readonly at?: DateTime.DateTime.Input | undefined
 }
 

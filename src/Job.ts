@@ -32,7 +32,13 @@ export interface Handler<out Name extends string> {
 export type Trigger =
   | { readonly _tag: "Dispatch" }
   | { readonly _tag: "Event"; readonly event: string }
-  | { readonly _tag: "Cron"; readonly expression: string; readonly timeZone: string | undefined }
+  | {
+      readonly _tag: "Cron"
+      readonly expression: string
+      readonly timeZone: string | undefined
+      readonly catchUp?: "once" | undefined
+      readonly overlap?: "skip" | undefined
+    }
 
 /** What the runner provides to a handler, and `toLayer` takes out of its requirements. */
 export type Provided = Dispatcher | CurrentRun | Scope.Scope | WorkflowEngine | WorkflowInstance
@@ -153,9 +159,10 @@ export interface Any {
 /** The handlers that a list of jobs requires: `Job.HandlerOf<typeof jobs[number]>`. */
 export type HandlerOf<J> = J extends { readonly jobName: infer Name extends string } ? Handler<Name> : never
 
-export type Payload<J> = J extends Contract<infer _N, infer P, infer _S, infer _E> ? P["Type"] : never
-export type Success<J> = J extends Contract<infer _N, infer _P, infer S, infer _E> ? S["Type"] : never
-export type Error<J> = J extends Contract<infer _N, infer _P, infer _S, infer E> ? E["Type"] : never
+/** Of `Any` it is `unknown`, as are the next two. */
+export type Payload<J> = J extends { readonly payloadSchema: infer P extends Schema.Top } ? P["Type"] : never
+export type Success<J> = J extends { readonly successSchema: infer S extends Schema.Top } ? S["Type"] : never
+export type Error<J> = J extends { readonly errorSchema: infer E extends Schema.Top } ? E["Type"] : never
 export type Name<J> = J extends { readonly jobName: infer Name extends string } ? Name : never
 
 /** What `toLayer` puts under the job's key. Made by `toLayer`, called by `Attempt`; not for use elsewhere. */

@@ -1,7 +1,7 @@
 /**
  * When a failed job runs again: plain data, decided in one place for every engine.
  *
- * A policy counts runs (`attempts`, the first included), names the pause after each failed one (`backoff`,
+ * A policy counts attempts (`attempts`, the first included), names the pause after each failed one (`backoff`,
  * `jitter`), and may look at the error (`while`, `retryAfter`). `toSchedule` compiles it to an Effect
  * `Schedule`, `delayAfter` answers for one attempt, and `next` is the decision that every engine follows.
  */
@@ -13,7 +13,8 @@ import * as Predicate from "effect/Predicate"
 import * as Random from "effect/Random"
 import * as Schedule from "effect/Schedule"
 import { DefinitionError } from "./DefinitionError.ts"
-import { checkedDuration, durationOf } from "./internal/checks.ts"
+import { checkedDuration, durationOf, longest, shown } from "./internal/checks.ts"
+import { delaysOf } from "./internal/scheduleDelays.ts"
 
 const TypeId: unique symbol = Symbol.for("effect-jobs/RetryPolicy")
 
@@ -58,11 +59,17 @@ export interface Options<in E = unknown> {
   readonly attempts: number
   /** From 0 to 1, default 0: each pause is lengthened by a random part of up to this fraction of itself. */
   readonly jitter?: number | undefined
-  /** Return `false` and the job fails at once, whatever attempts are left. Typed errors only. */
+  /**
+   * Return `false` and the job fails at once, whatever attempts are left; only `false` does, so a function that
+   * returns nothing, or a Promise, lets the policy go on. Typed errors only.
+   */
   readonly while?: ((error: E) => boolean) | undefined
   /**
    * A pause that the error itself names (an HTTP 429's `Retry-After`): used as it is, in place of the backoff
-   * and its `maxDelay`, without jitter. `undefined`, a negative or an infinite one leaves the backoff's.
+   * and its `maxDelay`, without jitter. The backoff's is kept for `undefined` and for anything that isn't a pause
+   * of more than nothing and at most 100 years: zero, NaN, a negative or an infinite one, or no duration at all.
+   * (Zero, since `Duration.seconds(NaN)` is zero: without the header, a server that said 429 would be asked again
+   * at once.)
    */
   readonly retryAfter?: ((error: E) => Duration.Input | undefined) | undefined
 }
@@ -80,15 +87,25 @@ export const defaultBackoff: Backoff = {
 
 export const isRetryPolicy = (u: unknown): u is RetryPolicy<never> => Predicate.hasProperty(u, TypeId)
 
+const refuse = (message: string): never => {
+  throw new DefinitionError({ message })
+}
+
 const build = <E>(options: Options<E>, backoff: Backoff | undefined): RetryPolicy<E> => {
   if (!Number.isSafeInteger(options.attempts) || options.attempts < 1) {
-    throw new DefinitionError({
-      message: `A retry policy's attempts must be an integer of at least 1 (the first run counts), not ${options.attempts}.`
-    })
+    refuse(
+      `A retry policy's attempts must be an integer of at least 1 (the first run counts), not ${shown(options.attempts)}.`
+    )
   }
   const jitter = options.jitter ?? 0
-  if (!(jitter >= 0 && jitter <= 1)) {
-    throw new DefinitionError({ message: `A retry policy's jitter must be from 0 to 1, not ${jitter}.` })
+  if (typeof jitter !== "number" || !(jitter >= 0 && jitter <= 1)) {
+    refuse(`A retry policy's jitter must be from 0 to 1, not ${shown(jitter)}.`)
+  }
+  for (const name of ["while", "retryAfter"] as const) {
+    const given: unknown = options[name]
+    if (given !== undefined && typeof given !== "function") {
+      refuse(`A retry policy's ${name} must be a function of the error, not ${shown(given)}.`)
+    }
   }
   return {
     [TypeId]: TypeId,
@@ -101,8 +118,12 @@ const build = <E>(options: Options<E>, backoff: Backoff | undefined): RetryPolic
 }
 
 /** The policy for an {@link Input}: `{ attempts: 3 }` becomes one without a stated backoff. */
-export const make = <E = unknown>(input: Input<E>): RetryPolicy<E> =>
-  TypeId in input ? input : build(input, undefined)
+export const make = <E = unknown>(input: Input<E>): RetryPolicy<E> => {
+  if (typeof input !== "object" || input === null) {
+    refuse(`A retry policy must be made from options, as in { attempts: 3 }, not from ${shown(input)}.`)
+  }
+  return TypeId in input ? input : build(input, undefined)
+}
 
 /** One run, no retry: what a job without a policy has. */
 export const none: RetryPolicy = build({ attempts: 1 }, undefined)
@@ -126,9 +147,7 @@ export const exponential = <E = unknown>(
 ): RetryPolicy<E> => {
   const factor = options.factor ?? 2
   if (!Number.isFinite(factor) || factor < 1) {
-    throw new DefinitionError({
-      message: `A retry policy's factor must be a finite number of at least 1, not ${factor}.`
-    })
+    refuse(`A retry policy's factor must be a finite number of at least 1, not ${shown(factor)}.`)
   }
   return build(options, {
     _tag: "Exponential",
@@ -139,44 +158,35 @@ export const exponential = <E = unknown>(
 }
 
 /**
- * The pauses of any Effect `Schedule`, read once, here: the schedule is stepped with a clock that starts at 0
+ * The pauses of an Effect `Schedule`, read once, here: the schedule is stepped with a clock that starts at 0
  * and moves by its own delays, so the policy stays plain data and every engine sees the same pauses.
  *
  * A schedule that ends sooner lowers `attempts`; without `attempts` the schedule must end by itself within
- * 1,000 steps. Schedules that look at the error or at the wall clock have no fixed pauses: use `while` and
- * `retryAfter` for the first, a cron job for the second.
+ * 10,000 steps. `Schedule.jittered` becomes the policy's `jitter`. Throws a `DefinitionError` for a schedule without
+ * fixed pauses: one that looks at the error (use `while` and `retryAfter`), at the time of day (use a cron job), that
+ * is random in another way (use `jitter`), or that is asynchronous or fails.
  */
 export const fromSchedule = <Output, E = unknown>(
   schedule: Schedule.Schedule<Output>,
   options?: Omit<Options<E>, "attempts"> & { readonly attempts?: number | undefined }
 ): RetryPolicy<E> => {
   const checked = build({ ...options, attempts: options?.attempts ?? 1 }, undefined)
-  const limit = options?.attempts === undefined ? 1_000 : checked.attempts - 1
-  const delays = Effect.runSync(
-    Effect.gen(function* () {
-      const step = yield* Schedule.toStep(schedule)
-      const delays: Array<Duration.Duration> = []
-      let now = 0
-      while (delays.length < limit) {
-        const next = yield* step(now, undefined).pipe(
-          Effect.map(Option.some),
-          Effect.catchIf(Cause.isDone, () => Effect.succeed(Option.none()))
-        )
-        if (Option.isNone(next)) return { delays, ended: true }
-        const delay = checkedDuration(next.value[1], "A delay of a retry policy's schedule")
-        delays.push(delay)
-        now += Duration.toMillis(delay)
-      }
-      return { delays, ended: false }
-    })
-  )
-  if (options?.attempts === undefined && !delays.ended) {
-    throw new DefinitionError({
-      message:
-        "A retry policy from a schedule that never ends needs attempts: say how many runs there may be."
-    })
+  const limit = options?.attempts === undefined ? undefined : checked.attempts - 1
+  const { delays, ended, jitter } = delaysOf(schedule, limit)
+  if (limit === undefined && !ended) {
+    refuse("A retry policy from a schedule that never ends needs attempts: say how many runs there may be.")
   }
-  return build({ ...options, attempts: delays.delays.length + 1 }, { _tag: "Listed", delays: delays.delays })
+  if (jitter > 0 && options?.jitter !== undefined) {
+    refuse("A retry policy from a schedule that is jittered already can't have another jitter.")
+  }
+  return build(
+    {
+      ...options,
+      attempts: ended ? delays.length + 1 : checked.attempts,
+      jitter: options?.jitter ?? jitter
+    },
+    { _tag: "Listed", delays }
+  )
 }
 
 /**
@@ -224,10 +234,9 @@ export const next = <E>(
     if (attempt >= policy.attempts) {
       return Effect.succeed<Next>({ _tag: "Stop", reason: "AttemptsExhausted" })
     }
-    const named = Option.isSome(error) ? policy.retryAfter?.(error.value) : undefined
-    const own = named === undefined ? undefined : durationOf(named)
-    if (own !== undefined) {
-      return Effect.succeed<Next>({ _tag: "Retry", delay: own, stated: true })
+    const named = Option.isSome(error) ? durationOf(policy.retryAfter?.(error.value)) : undefined
+    if (named !== undefined && !Duration.isZero(named)) {
+      return Effect.succeed<Next>({ _tag: "Retry", delay: named, stated: true })
     }
     const delay = delayAfter(policy, attempt)
     const stated = policy.backoff !== undefined
@@ -246,7 +255,7 @@ const lengthened = (
 ): Duration.Duration => {
   const longer = Duration.times(delay, 1 + policy.jitter * random)
   const backoff = policy.backoff ?? defaultBackoff
-  return backoff._tag === "Exponential" ? Duration.min(longer, backoff.maxDelay) : longer
+  return Duration.min(longer, backoff._tag === "Exponential" ? backoff.maxDelay : longest)
 }
 
 /**

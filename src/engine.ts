@@ -3,7 +3,7 @@
  * cron jobs. `docs/own-dispatcher.md` has a whole one. Programs that use jobs need none of it.
  */
 export { type AttemptOptions, Decided, makeRunner, type Runner, type WorkerOptions } from "./Attempt.ts"
-export { runTicks } from "./CronJob.ts"
+export { recordsInMemory, runTicks, tickEnded, type TickRecords } from "./internal/ticks.ts"
 export type { FailureJson } from "./internal/failureJson.ts"
 export {
   type AroundWait,

@@ -1,3 +1,4 @@
+export * as AfterCommitDispatcher from "./layers/outbox/AfterCommitDispatcher.ts"
 export * as DeadLetters from "./layers/queue/DeadLetters.ts"
 export * as OutboxDispatcher from "./layers/outbox/OutboxDispatcher.ts"
 export * as OutboxRelay from "./layers/outbox/OutboxRelay.ts"

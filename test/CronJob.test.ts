@@ -56,20 +56,63 @@ describe("a year on the test's clock", () => {
     })
   )
 
-  for (const [cron, zone] of [
-    ["*/15 * * * *", "UTC"],
-    ["0 0 29 2 *", "UTC"],
-    ["30 6 1,15 * *", "America/New_York"],
-    ["0 12 * * 7", "Asia/Kolkata"],
-    ["5 4 * * 0", "Pacific/Auckland"]
+  for (const [cron, zone, to] of [
+    ["*/15 * * * *", "UTC", "2028-01-14T00:00:00Z"],
+    ["0 0 29 2 *", "UTC", "2028-03-10T00:00:00Z"],
+    ["30 6 1,15 * *", "America/New_York", "2028-03-10T00:00:00Z"],
+    ["0 12 * * 7", "Asia/Kolkata", "2028-03-10T00:00:00Z"],
+    ["0 12 1,15 * MON-FRI", "asia/kolkata", "2028-03-10T00:00:00Z"],
+    ["5 4 * * 0", "Pacific/Auckland", "2028-03-10T00:00:00Z"]
   ] as const) {
     it.effect(`${cron} in ${zone}, as another library has it`, () =>
       Effect.gen(function* () {
-        const span = [cron, zone, "2028-01-10T00:00:00Z", "2028-03-10T00:00:00Z"] as const
+        const span = [cron, zone, "2028-01-10T00:00:00Z", to] as const
         assert.deepStrictEqual(yield* firings(...span), expected(...span))
       })
     )
   }
+})
+
+describe("a run that takes longer than its interval", () => {
+  /** When runs of two and a half minutes began and ended. */
+  const runs = (overlap?: "skip") => {
+    class Sync extends CronJob.make("crm.sync", { cron: "* * * * *", overlap }) {}
+    const seen: Array<string> = []
+    const note = (what: string) =>
+      Effect.map(DateTime.now, (now) => seen.push(`${what} ${now.epochMilliseconds / 60_000}`))
+    return Effect.andThen(
+      Effect.provide(
+        TestClock.adjust("5 minutes"),
+        TestDispatcher.layerRunning([Sync]).pipe(
+          Layer.provide(
+            Sync.toLayer(() =>
+              note("begins").pipe(Effect.andThen(Effect.sleep("150 seconds")), Effect.andThen(note("ends")))
+            )
+          )
+        )
+      ),
+      Effect.sync(() => seen)
+    )
+  }
+  it.effect("goes on beside the next one", () =>
+    Effect.gen(function* () {
+      const seen = yield* runs()
+      assert.deepStrictEqual(seen.slice(0, 6), [
+        "begins 1",
+        "begins 2",
+        "begins 3",
+        "ends 3.5",
+        "begins 4",
+        "ends 4.5"
+      ])
+    })
+  )
+  it.effect("with overlap: skip, is alone", () =>
+    Effect.gen(function* () {
+      const seen = yield* runs("skip")
+      assert.deepStrictEqual(seen.slice(0, 4), ["begins 1", "ends 3.5", "begins 4"])
+    })
+  )
 })
 
 describe("daylight saving", () => {

@@ -23,7 +23,7 @@ const running = (
     yield* Work.dispatch({ key: "k" }, { id: "run" })
     yield* beside
     yield* TestClock.adjust("1 day")
-    const runs = yield* TestDispatcher.runs(Work)
+    const runs = yield* TestDispatcher.attempts(Work)
     return runs.map(({ exit }) => exit)
   }).pipe(
     Effect.provide(

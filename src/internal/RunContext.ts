@@ -2,6 +2,7 @@
  * The context that handlers run in: the one that their worker and their Layer were built in, and what is this run's
  * alone. Of who dispatches it has nothing.
  */
+import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as DateTime from "effect/DateTime"
 import * as Effect from "effect/Effect"
@@ -19,6 +20,7 @@ import { called } from "./isolated.ts"
 import { inMemory } from "./RunRecords.ts"
 import { CurrentRunState, make as makeState, type RunSteps } from "./RunState.ts"
 import { engine as stepEngine, instanceOf } from "./StepEngine.ts"
+import { outermost } from "./wrapped.ts"
 
 /** The services of a Layer or a worker, without those that a run brings itself. */
 export const ownServices: (context: Context.Context<never>) => Context.Context<never> = Context.omit(
@@ -32,17 +34,23 @@ export const ownServices: (context: Context.Context<never>) => Context.Context<n
   Layer.CurrentMemoMap
 )
 
-/** What all runs of a job in a worker have: its surroundings, and over them the services of the handler's Layer. */
+/**
+ * What all runs of a job in a worker have: its surroundings, over them the services of the handler's Layer, and over
+ * these what the worker was given.
+ */
 export const workerContext = (
   surroundings: Context.Context<never>,
   handler: Job.HandlerService,
   dispatcher: Dispatcher["Service"],
-  engine: WorkflowEngine["Service"] = stepEngine
-): Context.Context<never> =>
-  Context.merge(ownServices(surroundings), handler.context).pipe(
-    Context.add(Dispatcher, dispatcher),
+  engine: WorkflowEngine["Service"] = stepEngine,
+  clock?: Clock.Clock
+): Context.Context<never> => {
+  const context = Context.merge(ownServices(surroundings), handler.context).pipe(
+    Context.add(Dispatcher, outermost(dispatcher)),
     Context.add(WorkflowEngine, engine)
   )
+  return clock === undefined ? context : Context.add(context, Clock.Clock, clock)
+}
 
 /** A run in its attempt, and the part of it that executes. */
 export interface CurrentAttempt {

@@ -1,6 +1,7 @@
 /**
  * A worker's jobs, each with all that doesn't change from run to run.
  */
+import type * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
 import * as Metric from "effect/Metric"
@@ -68,12 +69,13 @@ export const compileAll = (
   worker: {
     readonly dispatcher: Dispatcher["Service"]
     readonly engine?: WorkflowEngine["Service"] | undefined
+    readonly clock?: Clock.Clock | undefined
   }
 ): ReadonlyMap<string, Compiled> =>
   new Map(
     checkedJobs(jobs).map((job) => {
       const handler = handlerOf(job, surroundings)
-      const context = workerContext(surroundings, handler, worker.dispatcher, worker.engine)
+      const context = workerContext(surroundings, handler, worker.dispatcher, worker.engine, worker.clock)
       return [job.jobName, compile(job, handler, context)]
     })
   )

@@ -4,12 +4,9 @@
  */
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
-import * as DateTime from "effect/DateTime"
-import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Metric from "effect/Metric"
-import * as Option from "effect/Option"
 import type * as Schema from "effect/Schema"
 import type * as Tracer from "effect/Tracer"
 import { DispatchError, InvalidOption, InvalidPayload } from "../DispatchError.ts"
@@ -22,7 +19,7 @@ import {
   maxIdLength,
   type Receipt
 } from "../Dispatcher.ts"
-import { durationOf, durationRule, latest, shown } from "./checks.ts"
+import { timeOfDispatch } from "./checks.ts"
 import { kindOfThrown } from "./describe.ts"
 import { CurrentRunState, dispatchId, type RunState } from "./RunState.ts"
 import * as TraceParent from "./TraceParent.ts"
@@ -73,20 +70,8 @@ const notBefore = (
   now: number,
   options: When
 ): Effect.Effect<number | undefined, DispatchError> => {
-  if (options.delay !== undefined) {
-    if (options.at !== undefined) return invalidOption(target, "at", "say either at or delay, not both")
-    const delay = durationOf(options.delay)
-    return delay === undefined
-      ? invalidOption(target, "delay", `it must be ${durationRule}, not ${shown(options.delay)}`)
-      : Effect.succeed(Duration.isZero(delay) ? undefined : now + Duration.toMillis(delay))
-  }
-  if (options.at === undefined) return Effect.undefined
-  const at = Option.getOrUndefined(DateTime.make(options.at))
-  if (at === undefined) return invalidOption(target, "at", "it isn't a valid date and time")
-  const millis = DateTime.toEpochMillis(at)
-  return millis > latest
-    ? invalidOption(target, "at", `it must be before ${new Date(latest).toISOString()}`)
-    : Effect.succeed(millis > now ? millis : undefined)
+  const time = timeOfDispatch(options, now)
+  return typeof time === "object" ? invalidOption(target, time.option, time.issue) : Effect.succeed(time)
 }
 
 /** When a message is to run. */

@@ -10,7 +10,8 @@ import type { JobMessage } from "../Dispatcher.ts"
 import { plural } from "./describe.ts"
 import { report } from "./isolated.ts"
 
-const live = Effect.provideService(Clock.Clock, Clock.Clock.defaultValue())
+/** On the live clock. */
+export const live = Effect.provideService(Clock.Clock, Clock.Clock.defaultValue())
 
 /** Runs that sleep on a TestClock don't end by waiting. */
 const testPatience = Duration.seconds(1)

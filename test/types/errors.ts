@@ -75,8 +75,8 @@ export const policy = Job.make("a", {
 // @ts-expect-error Property 'attempts' is missing
 export const endless = RetryPolicy.fixed({ delay: "1 second" })
 
-// attempts that only a running dispatcher has
-export const runs = run(
-  // @ts-expect-error Type 'Runs' is not assignable to type 'never'
-  Effect.provide(TestDispatcher.runs(Welcome), TestDispatcher.layer)
+// attempts that only a test dispatcher records
+export const attempts = run(
+  // @ts-expect-error Type 'Records' is not assignable to type 'never'
+  Effect.provide(TestDispatcher.attempts(Welcome), InlineDispatcher.layer([]))
 )

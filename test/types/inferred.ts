@@ -112,6 +112,9 @@ describe("types", () => {
       Effect.Success<ReturnType<typeof TestDispatcher.drain<[typeof Welcome]>>>[number]["exit"]
     >().toEqualTypeOf<Exit.Exit<number, MailError | InvalidPayload>>()
     expectTypeOf<
+      Effect.Success<ReturnType<typeof TestDispatcher.drain<ReadonlyArray<Job.Any>>>>[number]["exit"]
+    >().toEqualTypeOf<Exit.Exit<unknown, unknown>>()
+    expectTypeOf<
       Effect.Success<ReturnType<typeof TestDispatcher.drain<typeof jobs>>>[number]["name"]
     >().toEqualTypeOf<"mail.welcome" | "plain" | "hears" | "tick">()
   })
@@ -122,6 +125,9 @@ describe("types", () => {
       readonly joinedAt: Date
     }>()
     expectTypeOf<Job.Success<typeof Welcome>>().toEqualTypeOf<number>()
+    expectTypeOf<Job.Payload<Job.Any>>().toEqualTypeOf<unknown>()
+    expectTypeOf<Job.Success<Job.Any>>().toEqualTypeOf<unknown>()
+    expectTypeOf<Job.Error<Job.Any>>().toEqualTypeOf<unknown>()
     expectTypeOf<Job.Error<typeof Welcome>>().toEqualTypeOf<MailError>()
     expectTypeOf<Job.Name<typeof Welcome>>().toEqualTypeOf<"mail.welcome">()
   })

@@ -157,6 +157,8 @@ export const functions = <const Jobs extends ReadonlyArray<Listed>>(
       } = Option.getOrElse(own, (): FunctionOptions["Service"] => ({}))
       return create(
         {
+          ...(job.trigger._tag === "Cron" &&
+            job.trigger.overlap === "skip" && { singleton: { mode: "skip" } }),
           ...given,
           id: job.jobName,
           triggers: [trigger(job, eventPrefix)],
@@ -178,7 +180,7 @@ const trigger = (job: Job.Any, prefix: string) => {
     case "Event":
       return { event: prefix + job.trigger.event }
     case "Cron":
-      return { cron: `TZ=${job.trigger.timeZone ?? "UTC"} ${job.trigger.expression.trim()}` }
+      return { cron: `TZ=${job.trigger.timeZone ?? "UTC"} ${job.trigger.expression}` }
   }
 }
 

@@ -13,19 +13,19 @@ import { identity } from "effect/Function"
 import type * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import { makeRunner, type Runner } from "../../Attempt.ts"
-import { runTicks } from "../../CronJob.ts"
 import { DispatchError, Unavailable, UnknownJob } from "../../DispatchError.ts"
 import type { Dispatcher, DispatchRequest, JobMessage } from "../../Dispatcher.ts"
 import { announce } from "../../internal/announce.ts"
 import { plural } from "../../internal/describe.ts"
 import { report } from "../../internal/isolated.ts"
 import { ownServices } from "../../internal/RunContext.ts"
+import { recordsInMemory, runTicks, tickEnded } from "../../internal/ticks.ts"
 import { complete, inMemory } from "../../internal/RunRecords.ts"
 import { CurrentRunState, type RunSteps } from "../../internal/RunState.ts"
 import { endFibers, reportLeft } from "../../internal/shutdown.ts"
 import type * as Job from "../../Job.ts"
 import type { OnError, Outcome } from "../../Outcome.ts"
-import { rememberedIds, type RememberedIds } from "./Ids.ts"
+import type { RememberedIds } from "./Ids.ts"
 import * as Place from "./Place.ts"
 
 /** A run among all others: names have no spaces. */
@@ -50,8 +50,11 @@ export interface Loop {
     | undefined
 }
 
-/** Attempts until one is the last; then, if it failed, what follows that. Each attempt has a payload of its own. */
-export const runToEnd = (self: Loop, message: JobMessage): Effect.Effect<Ended> => {
+/**
+ * Attempts until one is the last; then, if it failed, what follows that. Each attempt has a payload of its own. `first`
+ * is the number of the first one, where there were others.
+ */
+export const runToEnd = (self: Loop, message: JobMessage, first = 1): Effect.Effect<Ended> => {
   const text = JSON.stringify(message.payload)
   const from = (attempt: number): Effect.Effect<Ended> => {
     const options = { attempt, steps: self.steps }
@@ -75,7 +78,7 @@ export const runToEnd = (self: Loop, message: JobMessage): Effect.Effect<Ended> 
       }
     )
   }
-  return from(1)
+  return from(first)
 }
 
 /**
@@ -108,7 +111,8 @@ export interface Options {
   readonly background: boolean
   readonly concurrency: number
   readonly shutdownTimeout: Duration.Duration
-  readonly deduplication: { readonly capacity: number; readonly timeToLive: Duration.Duration }
+  /** Remembers the ids of runs that have ended. */
+  readonly ids: RememberedIds
   readonly onError: OnError | undefined
   /** Sees each request that was accepted. */
   readonly onRequest: ((request: DispatchRequest) => void) | undefined
@@ -155,7 +159,7 @@ export const make = <const Jobs extends ReadonlyArray<Job.Any>>(
   options: Options
 ): Effect.Effect<Dispatcher["Service"], never, Job.HandlerOf<Jobs[number]> | Scope.Scope> =>
   Effect.gen(function* () {
-    const { concurrency, deduplication, name, onError } = options
+    const { concurrency, ids, name, onError } = options
     const dispatcher: Dispatcher["Service"] = {
       send: (requests) => Effect.suspend(() => send(engine, requests))
     }
@@ -167,7 +171,7 @@ export const make = <const Jobs extends ReadonlyArray<Job.Any>>(
       context: ownServices(context),
       clock: Context.get(context, Clock.Clock),
       permits: Semaphore.makeUnsafe(concurrency),
-      ids: rememberedIds(deduplication.capacity, Duration.toMillis(deduplication.timeToLive)),
+      ids,
       runs: new Map(),
       fibers: new Map(),
       closing: Deferred.makeUnsafe(),
@@ -175,16 +179,31 @@ export const make = <const Jobs extends ReadonlyArray<Job.Any>>(
       dropped: 0
     }
     yield* Effect.addFinalizer(() => close(engine))
-    for (const job of jobs) {
-      if (job.trigger._tag !== "Cron") continue
-      yield* Effect.forkScoped(
-        runTicks(job, (message) =>
-          Effect.sync(() => start(engine, message, { delay: 0, isRemembered: true }))
-        )
-      )
-    }
+    yield* tick(engine, jobs)
     return dispatcher
   })
+
+/** The clocks of the cron jobs. */
+const tick = (self: Engine, jobs: ReadonlyArray<Job.Any>): Effect.Effect<void, never, Scope.Scope> => {
+  const records = recordsInMemory()
+  return Effect.forEach(
+    jobs.filter(({ trigger }) => trigger._tag === "Cron"),
+    (job) => {
+      const isAwaited = job.trigger._tag === "Cron" && job.trigger.overlap === "skip"
+      const offer = (message: JobMessage) =>
+        Effect.suspend(() => {
+          start(self, message, { delay: 0, isRemembered: true })
+          const run = self.runs.get(runKey(message))
+          const over = tickEnded(records, job, message)
+          return run === undefined || !isAwaited
+            ? over
+            : Effect.asVoid(Effect.forkChild(Effect.andThen(Deferred.await(run.ended), over)))
+        })
+      return Effect.forkScoped(runTicks(job, offer, records))
+    },
+    { discard: true }
+  )
+}
 
 /** All requests are checked before any is acted on. */
 const send = (self: Engine, requests: ReadonlyArray<DispatchRequest>): Effect.Effect<void, DispatchError> => {

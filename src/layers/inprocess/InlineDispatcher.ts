@@ -2,7 +2,7 @@
  * Runs jobs in this process, with their retries: for development, for scripts, and for work that may be lost
  * with the process. Nothing is stored.
  */
-import type * as Duration from "effect/Duration"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { Dispatcher } from "../../Dispatcher.ts"
@@ -10,6 +10,7 @@ import type * as Job from "../../Job.ts"
 import type { OnError } from "../../Outcome.ts"
 import { checkedCount, checkedDuration } from "../../internal/checks.ts"
 import * as Engine from "./Engine.ts"
+import { rememberedIds } from "./Ids.ts"
 
 export interface Options {
   /**
@@ -64,16 +65,18 @@ export const layer = <const Jobs extends ReadonlyArray<Job.Any>>(
           options.shutdownTimeout ?? "30 seconds",
           "The shutdownTimeout of InlineDispatcher.layer"
         ),
-        deduplication: {
-          capacity: checkedCount(
+        ids: rememberedIds(
+          checkedCount(
             options.deduplication?.capacity ?? 10_000,
             "The deduplication.capacity of InlineDispatcher.layer"
           ),
-          timeToLive: checkedDuration(
-            options.deduplication?.timeToLive ?? "24 hours",
-            "The deduplication.timeToLive of InlineDispatcher.layer"
+          Duration.toMillis(
+            checkedDuration(
+              options.deduplication?.timeToLive ?? "24 hours",
+              "The deduplication.timeToLive of InlineDispatcher.layer"
+            )
           )
-        },
+        ),
         onError: options.onError,
         onRequest: undefined,
         onAttempt: undefined

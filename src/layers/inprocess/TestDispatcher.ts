@@ -8,23 +8,27 @@ import * as Context from "effect/Context"
 import * as DateTime from "effect/DateTime"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
-import { identity } from "effect/Function"
+import type * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import type * as Schema from "effect/Schema"
-import type * as TestClock from "effect/testing/TestClock"
 import { makeRunner } from "../../Attempt.ts"
-import { type OnError, type Outcome } from "../../Outcome.ts"
-import { type DispatchError, InvalidPayload } from "../../DispatchError.ts"
+import type { OnError } from "../../Outcome.ts"
+import { InvalidPayload } from "../../DispatchError.ts"
 import { Dispatcher, type DispatchRequest } from "../../Dispatcher.ts"
 import type * as DomainEvent from "../../DomainEvent.ts"
+import { checkedDuration } from "../../internal/checks.ts"
 import type * as Job from "../../Job.ts"
-import * as RunRecords from "../../internal/RunRecords.ts"
+import * as Drain from "./Drain.ts"
+import { DrainError } from "./Drain.ts"
 import * as Engine from "./Engine.ts"
-import { rememberedIds, type RememberedIds } from "./Ids.ts"
+import { rememberedIds } from "./Ids.ts"
+import * as Recording from "./Records.ts"
+import { Records } from "./Records.ts"
+
+export { DrainError, Records }
 
 /** A dispatched job or a published event, as it travels. */
-export interface Recorded {
+export interface Message {
   readonly id: string
   /** The job's or the event's name. */
   readonly name: string
@@ -35,7 +39,7 @@ export interface Recorded {
   readonly notBefore: DateTime.Utc | undefined
 }
 
-/** A message that `drain` ran to its end. */
+/** A run that has ended in a `drain`. */
 export type Drained<J> = J extends Job.Any
   ? {
       readonly name: Job.Name<J>
@@ -47,8 +51,8 @@ export type Drained<J> = J extends Job.Any
     }
   : never
 
-/** One attempt that `layerRunning` made. */
-export interface Run<A, E> {
+/** One attempt of a run. */
+export interface Attempt<A, E> {
   readonly id: string
   /** From 1. */
   readonly attempt: number
@@ -57,61 +61,21 @@ export interface Run<A, E> {
   readonly exit: Exit.Exit<A, E>
 }
 
-/** What both layers keep, for `dispatched`, `published`, `payloads` and `clear`. */
-export class Records extends Context.Service<
-  Records,
-  {
-    /** Every request, in the order of dispatch. */
-    readonly requests: Array<DispatchRequest>
-    /** Those that `drain` hasn't run. */
-    readonly pending: Array<DispatchRequest>
-    readonly ids: RememberedIds
-  }
->()("effect-jobs/TestDispatcher/Records") {}
-
-/** What `layerRunning` keeps, for `runs`. */
-export class Runs extends Context.Service<
-  Runs,
-  {
-    readonly attempts: Array<{
-      readonly name: string
-      readonly id: string
-      readonly attempt: number
-      readonly time: number
-      readonly exit: Exit.Exit<unknown, unknown>
-    }>
-  }
->()("effect-jobs/TestDispatcher/Runs") {}
-
-const makeRecords = (): Records["Service"] => ({
-  requests: [],
-  pending: [],
-  ids: rememberedIds(Number.MAX_SAFE_INTEGER, Number.MAX_SAFE_INTEGER)
-})
-
-const record = (records: Records["Service"], request: DispatchRequest): DispatchRequest => {
-  records.requests.push(request)
-  return request
-}
-
 /** Records every dispatch and publish, in order, and runs nothing. `drain` runs what was recorded. */
 export const layer: Layer.Layer<Dispatcher | Records> = Layer.effectContext(
   Effect.sync(() => {
-    const records = makeRecords()
+    const records = Recording.make(undefined)
     return Context.make(Records, records).pipe(
       Context.add(Dispatcher, {
-        send: (requests) =>
-          Effect.sync(() => {
-            for (const request of requests) records.pending.push(record(records, request))
-          })
+        send: (requests) => Effect.suspend(() => Recording.record(records, requests))
       })
     )
   })
 )
 
-/** What `layerRunning` takes beside the jobs. */
+/** What `layerRunning` and `drain` take alike. */
 export interface RunningOptions {
-  /** Gets each job that has failed for good. Default: logs at error level, without the payload. */
+  /** Gets each job that has failed for good. Default: logs at error level. */
   readonly onError?: OnError | undefined
 }
 
@@ -123,32 +87,29 @@ export interface RunningOptions {
 export const layerRunning = <const Jobs extends ReadonlyArray<Job.Any>>(
   jobs: Jobs,
   options: RunningOptions = {}
-): Layer.Layer<Dispatcher | Records | Runs, never, Job.HandlerOf<Jobs[number]>> =>
+): Layer.Layer<Dispatcher | Records, never, Job.HandlerOf<Jobs[number]>> =>
   Layer.effectContext(
     Effect.gen(function* () {
-      const records = makeRecords()
-      const runs: Runs["Service"] = { attempts: [] }
+      const ids = rememberedIds(Number.MAX_SAFE_INTEGER, Number.POSITIVE_INFINITY)
+      const records = Recording.make(ids)
       const engine = yield* Engine.make(jobs, {
         name: "TestDispatcher.layerRunning",
         background: true,
         concurrency: Number.MAX_SAFE_INTEGER,
         shutdownTimeout: Duration.zero,
-        deduplication: { capacity: Number.MAX_SAFE_INTEGER, timeToLive: Duration.infinity },
+        ids,
         onError: options.onError,
-        onRequest: (request) => void record(records, request),
-        onAttempt: ({ id, name }, attempt, outcome) =>
-          Effect.map(Clock.currentTimeMillis, (time) => {
-            runs.attempts.push({ name, id, attempt, time, exit: exitOf(outcome) })
-          })
+        onRequest: (request) => void records.requests.push(request),
+        onAttempt: (message, attempt, outcome) =>
+          Effect.map(Clock.currentTimeMillis, (time) =>
+            Recording.recordAttempt(records, message, attempt, outcome, time)
+          )
       })
-      return Context.make(Records, records).pipe(Context.add(Runs, runs), Context.add(Dispatcher, engine))
+      return Context.make(Records, records).pipe(Context.add(Dispatcher, engine))
     })
   )
 
-const exitOf = (outcome: Outcome): Exit.Exit<unknown, unknown> =>
-  outcome._tag === "Succeeded" ? Exit.succeed(outcome.value) : Exit.failCause(outcome.cause)
-
-const recordedOf = (kind: DispatchRequest["kind"]): Effect.Effect<ReadonlyArray<Recorded>, never, Records> =>
+const messagesOf = (kind: DispatchRequest["kind"]): Effect.Effect<ReadonlyArray<Message>, never, Records> =>
   Effect.map(Records, ({ requests }) =>
     requests
       .filter((request) => request.kind === kind)
@@ -161,23 +122,14 @@ const recordedOf = (kind: DispatchRequest["kind"]): Effect.Effect<ReadonlyArray<
       }))
   )
 
-/** Every dispatched job since the start or `clear`, in order. */
-export const dispatched: Effect.Effect<ReadonlyArray<Recorded>, never, Records> = recordedOf("job")
+/** Every dispatched job since the start or `clear`, in order. A refused dispatch isn't among them. */
+export const dispatched: Effect.Effect<ReadonlyArray<Message>, never, Records> = messagesOf("job")
 
 /** Every published event since the start or `clear`, in order. */
-export const published: Effect.Effect<ReadonlyArray<Recorded>, never, Records> = recordedOf("event")
+export const published: Effect.Effect<ReadonlyArray<Message>, never, Records> = messagesOf("event")
 
-/** Forgets what was recorded, what waits for `drain`, and the attempts of `layerRunning`. */
-export const clear: Effect.Effect<void, never, Records> = Effect.contextWith(
-  (context: Context.Context<Records>) =>
-    Effect.sync(() => {
-      const records = Context.get(context, Records)
-      records.requests.length = 0
-      records.pending.length = 0
-      const runs = Context.getOption(context, Runs)
-      if (runs._tag === "Some") runs.value.attempts.length = 0
-    })
-)
+/** Forgets what was dispatched, published and attempted, what waits for `drain`, and the ids of runs. */
+export const clear: Effect.Effect<void, never, Records> = Effect.map(Records, Recording.clear)
 
 /** The payloads dispatched to a job, or published as an event, in order; decoded from their JSON. */
 export const payloads: {
@@ -203,80 +155,70 @@ export const payloads: {
   )
 }
 
+/** What `drain` takes beside the jobs. */
+export interface DrainOptions extends RunningOptions {
+  /**
+   * How long nothing may begin, end or be recorded before `drain` gives up, on the live clock. A sixth of it goes by
+   * before the clock is moved to a job's own `timeout`. More for handlers that take their time for something real, or
+   * that sleep hundreds of times. Default: 3 seconds, less than the time limit of a test.
+   */
+  readonly patience?: Duration.Input | undefined
+}
+
 /**
  * Runs the recorded messages that are due, and those that their handlers dispatch, to their end: in order, one
- * at a time, each with its retries and its `onFailure`. The pauses between attempts move the TestClock (with a
- * real clock, they are waited for). Returns how each ended, in the order in which they ran.
+ * at a time, each with its retries and its `onFailure`. Returns how each ended, in the order in which they began.
  *
- * One id runs once, over all drains. What isn't due yet, and what none of `jobs` runs, stays for a later drain.
- * A handler that itself sleeps on the TestClock, or waits for a deferred that nobody has completed yet, needs
- * someone beside it: use `layerRunning` for those.
+ * Where all that runs waits for the TestClock (a retry, a sleep, a time limit), `drain` moves it to the next wake-up;
+ * with a real clock, it waits. A run that waits for a deferred lets others begin, which may complete it. Where nobody
+ * does, or where nothing happens for as long as `patience` says, `drain` fails with a `DrainError` that names the job
+ * and what it waits for.
+ *
+ * One id runs once, over all drains. What isn't due yet and jobs that aren't in the list stay for a later drain, and so
+ * do events, for other listeners. An interrupted or failed `drain` loses nothing: what it ran begins again in the next
+ * one, with its recorded steps.
  */
 export const drain = <const Jobs extends ReadonlyArray<Job.Any>>(
-  jobs: Jobs
+  jobs: Jobs,
+  options: DrainOptions = {}
 ): Effect.Effect<
   ReadonlyArray<Drained<Jobs[number]>>,
-  DispatchError,
+  DrainError,
   Records | Dispatcher | Job.HandlerOf<Jobs[number]>
 > =>
   Effect.gen(function* () {
     const records = yield* Records
-    const dispatcher = yield* Dispatcher
-    const runner = yield* makeRunner(jobs, { name: "TestDispatcher.drain", dispatcher })
-    const clock = yield* Clock.Clock
-    const moveClock = (delay: Duration.Duration) =>
-      isTestClock(clock) ? clock.adjust(delay) : Effect.sleep(delay)
-    const drained: Array<{ name: string; id: string; attempts: number; exit: Exit.Exit<unknown, unknown> }> =
-      []
-
-    const due = ({ kind, message, notBefore }: DispatchRequest) =>
-      (notBefore === undefined || notBefore <= clock.currentTimeMillisUnsafe()) &&
-      (kind !== "job" || runner.get(message.name) !== undefined)
-
-    while (true) {
-      const index = records.pending.findIndex(due)
-      const request = index === -1 ? undefined : records.pending.splice(index, 1)[0]
-      if (request === undefined) break
-      const messages =
-        Engine.fanOut(runner, request) ?? (yield* Engine.unknownJob(request, "TestDispatcher.drain"))
-      for (const message of messages) {
-        const key = Engine.runKey(message)
-        if (records.ids.has(key, clock.currentTimeMillisUnsafe())) continue
-        records.ids.add(key, clock.currentTimeMillisUnsafe())
-        const steps = RunRecords.inMemory()
-        for (const {
-          kind,
-          message: { id, name },
-          message: completion
-        } of records.requests) {
-          if (kind === "completion" && id === message.id && name === message.name) {
-            yield* RunRecords.complete(steps, completion)
-          }
-        }
-        const { attempts, outcome } = yield* Engine.runToEnd(
-          { runner, steps, sleep: moveClock, hold: identity, onAttempt: undefined },
-          message
-        )
-        drained.push({ name: message.name, id: message.id, attempts, exit: exitOf(outcome) })
-      }
+    if (records.engineIds !== undefined) {
+      return yield* new DrainError({
+        message:
+          "TestDispatcher.drain has nothing to run: TestDispatcher.layerRunning runs each dispatch by itself as the TestClock moves. Use drain with TestDispatcher.layer.",
+        runs: []
+      })
     }
+    const patience = checkedDuration(options.patience ?? "3 seconds", "The patience of TestDispatcher.drain")
+    const clock = yield* Clock.Clock
+    const watched = Drain.watch(clock)
+    const runner = yield* makeRunner(jobs, {
+      name: "TestDispatcher.drain",
+      dispatcher: yield* Dispatcher,
+      onError: options.onError,
+      clock: watched.clock
+    })
+    const drained = yield* Drain.drain({ records, runner, clock, watched, patience })
     // sound: each name is one of `jobs`, and its exit comes from the handler of that name
     return drained as unknown as ReadonlyArray<Drained<Jobs[number]>>
   })
 
-const isTestClock = (clock: Clock.Clock): clock is TestClock.TestClock =>
-  "adjust" in clock && "setTime" in clock
-
-/** The attempts that `layerRunning` has made of a job, in the order in which they ended. */
-export const runs = <
+/** The attempts that `layerRunning` or `drain` has made of a job, in the order in which they ended. */
+export const attempts = <
   Name extends string,
   Payload extends Schema.Top,
   Success extends Schema.Top,
   Error extends Schema.Top
 >(
   job: Job.Contract<Name, Payload, Success, Error>
-): Effect.Effect<ReadonlyArray<Run<Success["Type"], Error["Type"] | InvalidPayload>>, never, Runs> =>
-  Effect.map(Runs, ({ attempts }) =>
+): Effect.Effect<ReadonlyArray<Attempt<Success["Type"], Error["Type"] | InvalidPayload>>, never, Records> =>
+  Effect.map(Records, ({ attempts }) =>
     attempts
       .filter(({ name }) => name === job.jobName)
       .map(({ attempt, exit, id, time }) => ({

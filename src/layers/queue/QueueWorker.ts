@@ -9,19 +9,20 @@ import * as Layer from "effect/Layer"
 import { PersistedQueueStore } from "effect/persistence/PersistedQueue"
 import * as Schedule from "effect/Schedule"
 import { makeRunner, type Runner } from "../../Attempt.ts"
-import { runTicks } from "../../CronJob.ts"
 import { InvalidPayload } from "../../DispatchError.ts"
 import { Dispatcher, type JobMessage } from "../../Dispatcher.ts"
 import { announce } from "../../internal/announce.ts"
 import { checkedCount, checkedDuration } from "../../internal/checks.ts"
 import { summary } from "../../internal/describe.ts"
 import { report } from "../../internal/isolated.ts"
+import { runTicks, tickEnded, type TickRecords } from "../../internal/ticks.ts"
 import type * as Job from "../../Job.ts"
 import { type Failed, type OnError, WorkerLost } from "../../Outcome.ts"
 import * as Element from "./Element.ts"
 import * as Listeners from "./Listeners.ts"
 import * as StepRecords from "./StepRecords.ts"
 import * as Takers from "./Takers.ts"
+import * as QueueTickRecords from "./TickRecords.ts"
 
 export interface Options {
   /** How many attempts run at once in this worker, in each of its queues. Default 10. */
@@ -80,7 +81,8 @@ export const layer = <const Jobs extends ReadonlyArray<Job.Any>>(
         runner,
         store,
         steps: yield* StepRecords.make,
-        listeners: yield* Listeners.make(jobs)
+        listeners: yield* Listeners.make(jobs),
+        ticks: yield* QueueTickRecords.make
       }
       yield* Takers.run({
         name,
@@ -96,8 +98,10 @@ export const layer = <const Jobs extends ReadonlyArray<Job.Any>>(
       for (const job of jobs) {
         if (job.trigger._tag !== "Cron") continue
         yield* Effect.forkScoped(
-          runTicks(job, (message) =>
-            Effect.retry(offerNow(self, message, job.queue), { schedule: offerAgain })
+          runTicks(
+            job,
+            (message) => Effect.retry(offerNow(self, message, job.queue), { schedule: offerAgain }),
+            self.ticks
           )
         )
       }
@@ -122,6 +126,7 @@ interface Worker {
   readonly store: PersistedQueueStore["Service"]
   readonly steps: StepRecords.StepRecords
   readonly listeners: Listeners.Listeners
+  readonly ticks: TickRecords
 }
 
 /** A tick is offered until the store takes it: a quarter of a second, doubling, at most 10 seconds. */
@@ -171,7 +176,10 @@ const runJob = (
     (outcome) => {
       switch (outcome._tag) {
         case "Succeeded":
-          return Effect.succeed<Element.Settlement>({ _tag: "Complete", after: self.steps.ended(message) })
+          return Effect.as(runEnded(self, message), {
+            _tag: "Complete",
+            after: self.steps.ended(message)
+          } satisfies Element.Settlement)
         case "Retry":
           return Effect.andThen(
             self.steps.failed(message, claim),
@@ -188,6 +196,12 @@ const runJob = (
   )
 }
 
+/** Before the settlement: the next tick of a cron job may begin. */
+const runEnded = (self: Worker, message: JobMessage): Effect.Effect<void> => {
+  const job = self.runner.get(message.name)
+  return job?.trigger._tag === "Cron" ? tickEnded(self.ticks, job, message) : Effect.void
+}
+
 /** The steps stay with the dead letter, so that its retry repeats none. */
 const fail = Effect.fnUntraced(function* (
   self: Worker,
@@ -197,6 +211,7 @@ const fail = Effect.fnUntraced(function* (
   skipOnFailure: boolean
 ): Effect.fn.Return<Element.Settlement> {
   yield* self.runner.failed(message, failed, { attempt, steps: self.steps.of(message), skipOnFailure })
+  yield* runEnded(self, message)
   return { _tag: "Dead", note: yield* note(self, message, failed.reason, failed.cause) }
 })
 

@@ -1,7 +1,7 @@
 // What needs no server: definitions, configuration, and requests as the server makes them.
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, ConfigProvider, Deferred, Effect, Exit, Layer, Logger, Redacted, Schema, Scope } from "effect"
-import { Outcome, DefinitionError, Dispatcher, Job, type JobMessage, RetryPolicy } from "effect-jobs"
+import { CronJob, Outcome, DefinitionError, Dispatcher, Job, type JobMessage, RetryPolicy } from "effect-jobs"
 import { InngestClient, InngestDispatcher, InngestWorker } from "effect-jobs/inngest"
 import { Inngest } from "inngest"
 import { vi } from "vitest"
@@ -48,6 +48,34 @@ describe("InngestWorker", () => {
         `"web.slow" can't wait for 1d 18h 40m after attempt 9 on Inngest: a retry comes after 1d at most.`
       )
       assert.include(yield* refusal([Many, Many], Many.toLayer(nothing)), `the name "web.many"`)
+    })
+  )
+
+  it.effect("gives a cron job's schedule as it is on every engine, and overlap: skip as a singleton", () =>
+    Effect.gen(function* () {
+      class Sync extends CronJob.make("web.sync", {
+        cron: "@daily",
+        timeZone: "europe/london",
+        overlap: "skip"
+      }) {}
+      class Other extends CronJob.make("web.other", { cron: "0 0 * * SUN" }) {}
+      const functions = yield* Effect.scoped(InngestWorker.functions([Sync, Other])).pipe(
+        Effect.provide(
+          Layer.mergeAll(
+            Sync.toLayer(() => Effect.void),
+            Other.toLayer(() => Effect.void),
+            noDispatcher,
+            client
+          )
+        )
+      )
+      assert.deepStrictEqual(
+        functions.slice(0, 2).map(({ opts }) => [opts.triggers, opts.singleton]),
+        [
+          [[{ cron: "TZ=Europe/London 0 0 * * *" }], { mode: "skip" }],
+          [[{ cron: "TZ=UTC 0 0 * * 0" }], undefined]
+        ]
+      )
     })
   )
 

@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { CronJob, DomainEvent, Job, Listener, RetryPolicy } from "effect-jobs"
 import { TestDispatcher } from "effect-jobs/testing"
-import { DateTime, Duration, Effect, Exit, Layer, Schema } from "effect"
+import { Cause, DateTime, Duration, Effect, Exit, Layer, Schema } from "effect"
 import { TestClock } from "effect/testing"
 
 class MailError extends Schema.TaggedError<MailError>()("MailError", { attempt: Schema.Int }) {}
@@ -145,14 +145,58 @@ describe("layer", () => {
   )
 
   test(
-    "clear forgets, and what was pending never runs",
+    "clear forgets, ids too, and what was pending never runs",
     Effect.gen(function* () {
-      yield* Mail.dispatch({ to: "a", at: new Date(0) })
+      yield* Mail.dispatch({ to: "a", at: new Date(0) }, { id: "1" })
+      yield* TestDispatcher.drain([Mail])
+      yield* Mail.dispatch({ to: "a", at: new Date(0) }, { id: "2" })
       yield* Posted.publish({ at: new Date(0) })
       yield* TestDispatcher.clear
       assert.deepStrictEqual(yield* TestDispatcher.dispatched, [])
       assert.deepStrictEqual(yield* TestDispatcher.published, [])
+      assert.deepStrictEqual(yield* TestDispatcher.attempts(Mail), [])
       assert.deepStrictEqual(yield* TestDispatcher.drain([Mail, OnPosted]), [])
+      yield* Mail.dispatch({ to: "a", at: new Date(0) }, { id: "1" })
+      assert.deepStrictEqual(
+        (yield* TestDispatcher.drain([Mail])).map(({ id }) => id),
+        ["1"]
+      )
+    })
+  )
+
+  test(
+    "attempts says of each one when it ended, and how",
+    Effect.gen(function* () {
+      yield* Mail.dispatch({ to: "twice", at: new Date(0) }, { id: "m" })
+      yield* TestDispatcher.drain([Mail])
+      assert.deepStrictEqual(
+        (yield* TestDispatcher.attempts(Mail)).map(({ attempt, exit, time }) => [
+          attempt,
+          DateTime.toEpochMillis(time),
+          Exit.isSuccess(exit)
+        ]),
+        [
+          [1, 0, false],
+          [2, 1000, false],
+          [3, 3000, true]
+        ]
+      )
+    })
+  )
+
+  test(
+    "a failure is in the exit as its job's error type, a defect as it was thrown",
+    Effect.gen(function* () {
+      class Broken extends Job.make("test.broken", { payload: {} }) {}
+      yield* Mail.dispatch({ to: "nobody", at: new Date(0) })
+      yield* Broken.dispatch({})
+      const [mail, broken] = yield* Effect.provide(
+        TestDispatcher.drain([Mail, Broken]),
+        Broken.toLayer(() => Effect.die(new Error("a bug")))
+      )
+      assert.deepStrictEqual(mail?.exit, Exit.fail(new MailError({ attempt: 3 })))
+      assert(broken?.name === "test.broken" && Exit.isFailure(broken.exit))
+      assert.deepStrictEqual(Cause.squash(broken.exit.cause), new Error("a bug"))
     })
   )
 })
@@ -164,7 +208,7 @@ describe("layerRunning", () => {
     Effect.gen(function* () {
       yield* Signup.dispatch({ to: "twice" })
       yield* TestClock.adjust("10 seconds")
-      assert.deepStrictEqual(yield* TestDispatcher.runs(Mail), [
+      assert.deepStrictEqual(yield* TestDispatcher.attempts(Mail), [
         {
           id: "mail twice",
           attempt: 1,
@@ -190,16 +234,16 @@ describe("layerRunning", () => {
     Effect.gen(function* () {
       yield* TestClock.adjust("3 days")
       assert.deepStrictEqual(
-        (yield* TestDispatcher.runs(Nightly)).map(({ time }) => DateTime.formatIso(time)),
+        (yield* TestDispatcher.attempts(Nightly)).map(({ time }) => DateTime.formatIso(time)),
         ["1970-01-01T02:00:00.000Z", "1970-01-02T02:00:00.000Z", "1970-01-03T02:00:00.000Z"]
       )
-      assert.strictEqual((yield* TestDispatcher.runs(Mail)).length, 3)
+      assert.strictEqual((yield* TestDispatcher.attempts(Mail)).length, 3)
       yield* TestDispatcher.clear
-      assert.deepStrictEqual(yield* TestDispatcher.runs(Nightly), [])
+      assert.deepStrictEqual(yield* TestDispatcher.attempts(Nightly), [])
     }).pipe(Effect.provide(running))
   )
 
-  it.effect("an unlisted job says so by name", () =>
+  it.effect("an unlisted job says so by name, and isn't recorded", () =>
     Effect.gen(function* () {
       class Other extends Job.make("test.other", { payload: {} }) {}
       const error = yield* Effect.flip(Other.dispatch({}))
@@ -207,6 +251,21 @@ describe("layerRunning", () => {
         error.message,
         `"test.other" is not in the list of jobs given to TestDispatcher.layerRunning`
       )
+      assert.deepStrictEqual(yield* TestDispatcher.dispatched, [])
+    }).pipe(Effect.provide(running))
+  )
+
+  it.effect("clear forgets ids too", () =>
+    Effect.gen(function* () {
+      const run = Effect.andThen(
+        Mail.dispatch({ to: "a", at: new Date(0) }, { id: "1" }),
+        TestClock.adjust("1 second")
+      )
+      yield* Effect.andThen(run, run)
+      assert.strictEqual((yield* TestDispatcher.attempts(Mail)).length, 1)
+      yield* TestDispatcher.clear
+      yield* run
+      assert.strictEqual((yield* TestDispatcher.attempts(Mail)).length, 1)
     }).pipe(Effect.provide(running))
   )
 

@@ -14,7 +14,7 @@ import { report } from "./isolated.ts"
 export const live = Effect.provideService(Clock.Clock, Clock.Clock.defaultValue())
 
 /** Runs that sleep on a TestClock don't end by waiting. */
-const testPatience = Duration.seconds(1)
+const testPatience = Duration.seconds(2)
 
 /** How long an interrupted run is waited for. One that ignores its interruption doesn't hold the close. */
 const interruptPatience = Duration.seconds(2)

@@ -17,6 +17,8 @@ import type * as Job from "../../Job.ts"
 const timeToLive = Duration.days(7)
 /** How often a worker says that it still has its listeners, and reads who else there is. */
 const refreshEvery = Duration.seconds(20)
+/** The first time: it may have been overwritten by a worker that started with it. */
+const lookAgainAfter = Duration.seconds(1)
 /** A record isn't written again while it is younger. */
 const freshFor = Duration.minutes(10)
 
@@ -52,37 +54,34 @@ export const make = (jobs: ReadonlyArray<Job.Any>): Effect.Effect<Listeners, nev
         Effect.flatMap(store, ({ get }) => get(event)),
         (record) => Option.getOrUndefined(decodeKnown(record))?.value ?? {}
       )
-    /** Reads again what it has written: of two workers that write at once, the other one writes once more. */
+    /** Of two workers that write at once one is overwritten: it writes again when it looks again. */
     const makeKnown = Effect.fnUntraced(function* (event: string, listeners: ReadonlyMap<string, string>) {
       const now = yield* Clock.currentTimeMillis
       const known = yield* read(event)
       const isKnown = ([name, queue]: readonly [string, string]) =>
         known[name]?.queue === queue && now - known[name].seenAt < Duration.toMillis(freshFor)
-      if (Array.from(listeners).every(isKnown)) return true
+      if (Array.from(listeners).every(isKnown)) return
       const alive = Object.entries(known).filter(
         ([, { seenAt }]) => now - seenAt < Duration.toMillis(timeToLive)
       )
       const mine = Array.from(listeners, ([name, queue]) => [name, { queue, seenAt: now }] as const)
       const value = Object.fromEntries([...alive, ...mine])
       yield* Effect.flatMap(store, ({ set }) => set(event, { value }, timeToLive))
-      return false
     })
-    const refresh = Effect.forEach(
-      own,
-      ([event, listeners]) =>
-        Effect.repeat(Effect.delay(makeKnown(event, listeners), Duration.millis(5)), {
-          until: (isKnown) => isKnown,
-          times: 20
-        }),
-      { concurrency: "unbounded", discard: true }
-    ).pipe(
+    const refresh = Effect.forEach(own, ([event, listeners]) => makeKnown(event, listeners), {
+      concurrency: "unbounded",
+      discard: true
+    }).pipe(
       Effect.catchCause((cause) =>
         reportCause(Effect.logWarning, "The listeners of a worker couldn't be made known now.", cause)
       )
     )
     if (own.size > 0) {
       yield* refresh
-      yield* Effect.forkScoped(Effect.repeat(Effect.delay(refresh, refreshEvery), Schedule.forever))
+      yield* Effect.sleep(lookAgainAfter).pipe(
+        Effect.andThen(Effect.repeat(refresh, Schedule.spaced(refreshEvery))),
+        Effect.forkScoped
+      )
     }
     return {
       of: (event) =>

@@ -3,6 +3,7 @@
  * Outcome says.
  */
 import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
@@ -266,7 +267,7 @@ const fanOut = (self: Worker, item: Element.Item): Effect.Effect<Element.Settlem
   return Effect.gen(function* () {
     const listeners = yield* self.listeners.of(message.name)
     if (listeners.size === 0) {
-      const age = Date.now() - message.dispatchedAt
+      const age = (yield* Clock.currentTimeMillis) - message.dispatchedAt
       return age > Duration.toMillis(unheardFor)
         ? Element.complete
         : again("Unheard", "no listener is known yet")

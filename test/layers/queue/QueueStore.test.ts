@@ -147,8 +147,10 @@ onRedis("QueueStore on Redis", () => {
             (ran) => ran === 21
           )
           yield* stop
-          assert.deepStrictEqual(yield* redis.send("KEYS", "effectq:*"), ["effectq:queue.work:ids"])
-          assert.deepStrictEqual(yield* redis.send("ZRANGE", "effectq:queue.work:ids", "0", "-1"), ["given"])
+          assert.deepStrictEqual(yield* redis.send("KEYS", "effectq:*"), ["effectq:default:ids"])
+          assert.deepStrictEqual(yield* redis.send("ZRANGE", "effectq:default:ids", "0", "-1"), [
+            "queue.work given"
+          ])
         }).pipe(Effect.scoped)
       )
     }

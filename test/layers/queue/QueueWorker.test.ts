@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Clock, Effect, Fiber, Layer, Schema } from "effect"
-import { Job } from "effect-jobs"
+import { Job, Listener, RetryPolicy } from "effect-jobs"
 import { QueueDispatcher, QueueStore, QueueWorker } from "effect-jobs/queue"
 import { PersistedQueue } from "effect/persistence"
 import { TestClock } from "effect/testing"
@@ -35,7 +35,7 @@ describe("QueueWorker", () => {
     }).pipe(Effect.scoped, Effect.provide(memory))
   )
 
-  it.effect("what a busy worker has claimed and can't run goes to another one after a second", () =>
+  it.effect("a busy worker claims nothing that another one could run", () =>
     Effect.gen(function* () {
       const seen: Array<string> = []
       const handle =
@@ -47,47 +47,151 @@ describe("QueueWorker", () => {
       yield* start(handle("busy"), { concurrency: 1, shutdownTimeout: 0 })
       yield* settle
       yield* Work.dispatch({ key: "first" })
+      yield* settle
       yield* Else.dispatch({ key: "second" })
       yield* settle
       assert.deepStrictEqual(seen, ["first in busy, attempt 1"])
       yield* start(handle("free"))
-      yield* TestClock.adjust("900 millis")
-      assert.lengthOf(seen, 1)
-      yield* TestClock.adjust("200 millis")
+      yield* settle
       assert.deepStrictEqual(seen, ["first in busy, attempt 1", "second in free, attempt 1"])
     }).pipe(Effect.scoped, Effect.provide(memory))
   )
 
-  it.effect("queues without messages keep no slot from one that has some", () =>
-    Effect.gen(function* () {
-      let done = 0
-      const others = Array.from({ length: 19 }, (_, n) =>
-        Job.make(`queue.other-${n}`, { payload: { key: Schema.String } })
-      )
-      const worker = QueueWorker.layer([Work, ...others], { shutdownTimeout: 0 }).pipe(
-        Layer.provide(
-          Layer.mergeAll(
-            Work.toLayer(() =>
-              Effect.andThen(
-                Effect.sleep("10 millis"),
-                Effect.sync(() => done++)
-              )
-            ),
-            ...others.map((job) => job.toLayer(() => Effect.void))
+  describe("queues", () => {
+    class Clip extends Job.make("lanes.clip", { payload: { key: Schema.String }, queue: "media" }) {}
+    class Mail extends Job.make("lanes.mail", { payload: { key: Schema.String } }) {}
+
+    it.effect("have a concurrency each, and none waits for another", () =>
+      Effect.gen(function* () {
+        const running = new Map<string, number>()
+        const most = new Map<string, number>()
+        const handler = (job: string) => () =>
+          Effect.gen(function* () {
+            running.set(job, (running.get(job) ?? 0) + 1)
+            most.set(job, Math.max(most.get(job) ?? 0, running.get(job) ?? 0))
+            yield* Effect.sleep(job === "clip" ? "1 hour" : "1 second")
+            running.set(job, (running.get(job) ?? 0) - 1)
+          })
+        const worker = QueueWorker.layer([Clip, Mail], {
+          concurrency: 3,
+          queues: { media: 2 },
+          shutdownTimeout: 0
+        })
+        yield* Layer.build(
+          Layer.provide(worker, [Clip.toLayer(handler("clip")), Mail.toLayer(handler("mail"))])
+        )
+        yield* Clip.dispatchAll(Array.from({ length: 10 }, (_, n) => ({ key: `${n}` })))
+        yield* Mail.dispatchAll(Array.from({ length: 10 }, (_, n) => ({ key: `${n}` })))
+        yield* TestClock.adjust("10 seconds")
+        assert.deepStrictEqual(Object.fromEntries(most), { clip: 2, mail: 3 })
+        assert.strictEqual(running.get("mail"), 0)
+      }).pipe(Effect.scoped, Effect.provide(memory))
+    )
+
+    it.effect("that no job has are taken from where they are named: a job can move to another", () =>
+      Effect.gen(function* () {
+        const seen: Array<string> = []
+        class Moved extends Job.make("lanes.clip", { payload: { key: Schema.String } }) {}
+        yield* Clip.dispatch({ key: "before" })
+        yield* Moved.dispatch({ key: "after" })
+        const worker = QueueWorker.layer([Moved], { queues: { media: 1 } })
+        yield* Layer.build(
+          Layer.provide(
+            worker,
+            Moved.toLayer(({ key }) => Effect.sync(() => void seen.push(key)))
           )
         )
-      )
-      // each of the others has had something, so that each of their takers has been through a busy worker
-      for (const job of others) {
-        yield* job.dispatchAll(Array.from({ length: 10 }, (_, n) => ({ key: `${n}` })))
-      }
-      yield* Work.dispatchAll(Array.from({ length: 1_000 }, (_, n) => ({ key: `${n}` })))
-      yield* Layer.build(worker)
-      // ten at once, 10 ms each: one second; and what it takes to find out that 19 queues are empty
-      for (let n = 0; n < 110; n++) yield* TestClock.adjust("10 millis")
-      assert.strictEqual(done, 1_000)
-    }).pipe(Effect.scoped, Effect.provide(memory))
-  )
+        yield* settle
+        assert.sameMembers(seen, ["before", "after"])
+      }).pipe(Effect.scoped, Effect.provide(memory))
+    )
+
+    it.effect(
+      "a message of a job that a worker doesn't know waits for one that does, and uses no attempt",
+      () =>
+        Effect.gen(function* () {
+          const seen: Array<string> = []
+          const failed: Array<string> = []
+          yield* Layer.build(
+            Layer.provide(
+              QueueWorker.layer([Mail], {
+                onError: ({ message }) => Effect.sync(() => void failed.push(message))
+              }),
+              Mail.toLayer(({ key }) => Effect.sync(() => void seen.push(key)))
+            )
+          )
+          class Young extends Job.make("lanes.young", { payload: { key: Schema.String } }) {}
+          yield* Young.dispatch({ key: "young" })
+          yield* Mail.dispatch({ key: "mail" })
+          yield* TestClock.adjust("10 minutes")
+          assert.deepStrictEqual(seen, ["mail"])
+          yield* Layer.build(
+            Layer.provide(
+              QueueWorker.layer([Young], {
+                onError: ({ message }) => Effect.sync(() => void failed.push(message))
+              }),
+              Young.toLayer(({ key }) =>
+                Effect.flatMap(Job.CurrentRun, ({ attempt }) =>
+                  Effect.sync(() => void seen.push(`${key} ${attempt}`))
+                )
+              )
+            )
+          )
+          // the two of them take it in turn
+          yield* TestClock.adjust("1 hour")
+          assert.deepStrictEqual(seen, ["mail", "young 1"])
+          assert.deepStrictEqual(failed, [])
+        }).pipe(Effect.scoped, Effect.provide(memory))
+    )
+
+    it.effect("an event reaches the listeners of all workers, whichever takes it", () =>
+      Effect.gen(function* () {
+        const seen: Array<string> = []
+        class First extends Listener.make("lanes.first", { event: Happened, queue: "media" }) {}
+        class Second extends Listener.make("lanes.second", { event: Happened }) {}
+        const handler = (name: string) => () => Effect.sync(() => void seen.push(name))
+        yield* Layer.build(Layer.provide(QueueWorker.layer([First]), First.toLayer(handler("first"))))
+        yield* Layer.build(Layer.provide(QueueWorker.layer([Second]), Second.toLayer(handler("second"))))
+        yield* Layer.build(Layer.provide(QueueWorker.layer([Mail]), Mail.toLayer(handler("mail"))))
+        yield* TestClock.adjust("2 seconds")
+        for (let n = 0; n < 30; n++) yield* Happened.publish({ key: `${n}` })
+        yield* TestClock.adjust("1 minute")
+        assert.strictEqual(seen.filter((name) => name === "first").length, 30)
+        assert.strictEqual(seen.filter((name) => name === "second").length, 30)
+      }).pipe(Effect.scoped, Effect.provide(memory))
+    )
+
+    it.effect("attempts that were lowered in a deploy are exhausted: no worker was lost", () =>
+      Effect.gen(function* () {
+        const failed: Array<string> = []
+        class Long extends Job.make("lanes.lowered", {
+          payload: {},
+          retry: RetryPolicy.fixed({ attempts: 9, delay: "1 minute" })
+        }) {}
+        class Short extends Job.make("lanes.lowered", { payload: {}, retry: { attempts: 2 } }) {}
+        const build = (job: typeof Long) =>
+          Effect.scoped(
+            Effect.andThen(
+              Layer.build(
+                Layer.provide(
+                  QueueWorker.layer([job], {
+                    onError: ({ message }) => Effect.sync(() => void failed.push(message))
+                  }),
+                  job.toLayer(() => Effect.fail("no"))
+                )
+              ),
+              TestClock.adjust("90 seconds")
+            )
+          )
+        yield* Long.dispatch()
+        yield* build(Long)
+        // sound: of another policy, and else the same
+        yield* build(Short as unknown as typeof Long)
+        assert.strictEqual(failed.length, 1)
+        assert.include(failed[0], "its policy allows 2 attempts now, and 2 have failed")
+      }).pipe(Effect.provide(memory))
+    )
+  })
 
   it.effect("a closed scope takes nothing more and waits for what runs", () =>
     Effect.gen(function* () {
@@ -189,7 +293,7 @@ describe("QueueWorker", () => {
         assert.sameMembers(seen, expected)
         // as if the worker had died between the fan-out and its acknowledgement
         yield* store.offer({
-          name: "@event/queue.happened",
+          name: "@events",
           id: "once more",
           element: { id, name: "queue.happened", payload: { key: "event" }, dispatchedAt: 0 },
           isCustomId: true
@@ -218,22 +322,18 @@ describe("QueueWorker", () => {
         yield* Else.dispatchAll([{ key: "e" }], { id: ({ key }) => key })
         yield* Keyed.dispatch({ key: "f" })
         assert.deepStrictEqual(offered.splice(0), [
-          "queue.work new",
-          "queue.work new",
-          "queue.work remembered",
-          "queue.else new",
-          "queue.else remembered",
-          "queue.keyed remembered"
+          "default new",
+          "default new",
+          "default remembered",
+          "default new",
+          "default remembered",
+          "default remembered"
         ])
         yield* Happened.publish({ key: "g" })
         yield* start(() => Effect.void)
         yield* settle
         // a fan-out may be done twice
-        assert.deepStrictEqual(offered, [
-          "@event/queue.happened new",
-          "queue.hears remembered",
-          "queue.hears-too remembered"
-        ])
+        assert.deepStrictEqual(offered, ["@events new", "default remembered", "default remembered"])
       }).pipe(Effect.provide(Layer.provideMerge(QueueDispatcher.layer, noting)))
     }).pipe(Effect.scoped, Effect.provide(QueueStore.layerMemory))
   )

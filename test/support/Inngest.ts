@@ -39,7 +39,7 @@ const ok = async (url: string) => {
   }
 }
 
-const until = async (condition: () => Promise<boolean>, what: () => string, timeout = 30_000) => {
+const until = async (condition: () => Promise<boolean>, what: () => string, timeout = 120_000) => {
   const end = performance.now() + timeout
   while (!(await condition())) {
     if (performance.now() > end) throw new Error(what())
@@ -89,7 +89,7 @@ export const make = (
       await until(
         () => ok(`${url}/health`),
         () => `the Inngest server didn't start:\n${log}`,
-        10_000
+        60_000
       )
     }
     const kill = async () => {

@@ -14,8 +14,8 @@ export const journalOf = (file: string) =>
     .split("\n")
     .filter((line) => line !== "")
 
-/** Asks until the check no longer throws. */
-export const holds = <A>(check: () => A | Promise<A>, patience: number) =>
+/** Asks until the check no longer throws, for 5 minutes at most. */
+export const holds = <A>(check: () => A | Promise<A>) =>
   Effect.map(
     eventually(
       Effect.promise(async () => {
@@ -26,7 +26,7 @@ export const holds = <A>(check: () => A | Promise<A>, patience: number) =>
         }
       }),
       (answer) => answer.holds,
-      patience,
+      300_000,
       25
     ),
     // sound: that it holds is what was waited for

@@ -39,13 +39,6 @@ const dispatching: ReadonlyArray<Mutant> = [
     replace: "publishAll: (payloads: ReadonlyArray<unknown>) => all(payloads)"
   },
   {
-    name: "a handler shares its payload with who dispatched",
-    file: "src/internal/dispatching.ts",
-    find: "payload: JSON.parse(text) as Schema.Json, dispatchedAt: now",
-    replace:
-      "payload: (payload as { data: Schema.Json }).data === undefined ? JSON.parse(text) : payload, dispatchedAt: now"
-  },
-  {
     name: "a dispatch from within a run has a new id each time",
     file: "src/internal/dispatching.ts",
     find: "        ? Effect.succeed(crypto.randomUUID())",
@@ -72,6 +65,12 @@ const engine: ReadonlyArray<Mutant> = [
     file: "src/layers/inprocess/Engine.ts",
     find: "=> `${name} ${id}`",
     replace: '=> `${name === "" ? "" : id}`'
+  },
+  {
+    name: "attempts share a payload",
+    file: "src/layers/inprocess/Engine.ts",
+    find: 'payload: JSON.parse(text) as JobMessage["payload"] })',
+    replace: "payload: text === undefined ? text : message.payload })"
   },
   {
     name: "the pause before a retry isn't waited for",

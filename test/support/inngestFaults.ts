@@ -70,7 +70,7 @@ export const startProgram = (file: string, told: unknown) =>
       const child = spawn(
         process.execPath,
         [fileURLToPath(new URL(file, import.meta.url)), JSON.stringify(told)],
-        { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, NODE_NO_WARNINGS: "1" } }
+        { stdio: ["pipe", "pipe", "pipe"], env: { ...process.env, NODE_NO_WARNINGS: "1" } }
       )
       let said = ""
       child.stderr.on("data", (data: Buffer) => (said = (said + String(data)).slice(-20_000)))

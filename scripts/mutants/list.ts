@@ -102,8 +102,8 @@ const attempts: ReadonlyArray<Mutant> = [
   {
     name: "the pause that an error names is ignored",
     file: "src/RetryPolicy.ts",
-    find: "Option.isSome(error) ? policy.retryAfter?.(error.value) : undefined",
-    replace: "undefined as Duration.Input | undefined"
+    find: "    if (named !== undefined && ",
+    replace: "    if (named === null && "
   },
   {
     name: "a payload that doesn't decode is retried",

@@ -35,13 +35,14 @@ export default defineConfig({
           name: "unit",
           include: ["test/**/*.test.ts"],
           exclude: [...configDefaults.exclude, ...e2e],
-          testTimeout: 60_000,
-          hookTimeout: 120_000
+          // they wait with patience: a machine may have other things to do
+          testTimeout: 180_000,
+          hookTimeout: 180_000
         }
       },
       {
         extends: true,
-        test: { name: "e2e", include: e2e, testTimeout: 120_000, hookTimeout: 240_000 }
+        test: { name: "e2e", include: e2e, maxWorkers: 2, testTimeout: 900_000, hookTimeout: 300_000 }
       }
     ]
   }

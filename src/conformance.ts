@@ -41,7 +41,7 @@ export const conformance = (engine: Engine): void => {
   const live = engine.clock === "live"
 
   layer(Layer.provide(engine.layer(jobs), handlers(makeNote(seen))), {
-    timeout: "60 seconds",
+    timeout: "3 minutes",
     concurrent: live,
     excludeTestServices: live
   })(engine.name, (it) => {

@@ -8,6 +8,7 @@ import * as Schema from "effect/Schema"
 import { Dispatcher } from "../Dispatcher.ts"
 import { DispatchError } from "../DispatchError.ts"
 import * as Job from "../Job.ts"
+import * as RetryPolicy from "../RetryPolicy.ts"
 import { AlwaysFails, Once } from "./retries.ts"
 import { key, type Note, noteFailure, type Row, started } from "./Suite.ts"
 
@@ -29,7 +30,13 @@ export class Countdown extends Job.make("conformance.countdown", {
   payload: { ...key, left: Schema.Int }
 }) {}
 
-export const jobs = [Echo, ById, Countdown] as const
+/** Changes its payload, and dispatches; in its first attempt it fails after that. */
+export class Repeats extends Job.make("conformance.repeats", {
+  payload: { ...key, data: Schema.Json },
+  retry: RetryPolicy.fixed({ attempts: 2, delay: "1 second" })
+}) {}
+
+export const jobs = [Echo, ById, Countdown, Repeats] as const
 
 export const handlers = (note: Note) =>
   Layer.mergeAll(
@@ -42,6 +49,16 @@ export const handlers = (note: Note) =>
         note("run", key, left),
         left === 0 ? Effect.void : Countdown.dispatch({ key, left: left - 1 }, { id: `${key} ${left - 1}` })
       )
+    ),
+    Repeats.toLayer(({ data, key }) =>
+      Effect.gen(function* () {
+        // sound: the suite dispatches nothing else
+        const { list } = data as { readonly list: Array<Schema.Json> }
+        const { attempt } = yield* note("run", key, [...list])
+        list.push(attempt)
+        yield* Countdown.dispatch({ key, left: 0 })
+        if (attempt < 2) return yield* Effect.fail("again")
+      })
     )
   )
 
@@ -138,6 +155,18 @@ const checked: ReadonlyArray<Row> = [
 
 const ids: ReadonlyArray<Row> = [
   {
+    name: "one run an id, also of delayed dispatches",
+    test: ({ exactly, freshKey, of }) =>
+      Effect.gen(function* () {
+        const key = yield* freshKey
+        const delayed = { id: `${key} delayed`, delay: "1 second" } as const
+        yield* ById.dispatch({ key }, delayed)
+        yield* ById.dispatch({ key }, delayed)
+        yield* ById.dispatchAll([{ key }], { id: () => delayed.id, delay: delayed.delay })
+        yield* exactly(1, () => of(ById, key))
+      })
+  },
+  {
     name: "one run an id",
     test: ({ exactly, freshKey, of }) =>
       Effect.gen(function* () {
@@ -212,7 +241,52 @@ const ids: ReadonlyArray<Row> = [
   }
 ]
 
+const repeated: ReadonlyArray<Row> = [
+  {
+    name: "JSON: a handler shares no object with who dispatched, or with another attempt",
+    test: ({ during, exactly, freshKey, of }) =>
+      Effect.gen(function* () {
+        const key = yield* freshKey
+        const data = { list: ["as dispatched"] }
+        const runs = yield* during(
+          Repeats.dispatch({ key, data }),
+          exactly(2, () => of(Repeats, key))
+        )
+        assert.deepStrictEqual(
+          runs.map(({ detail }) => detail),
+          [["as dispatched"], ["as dispatched"]]
+        )
+        assert.deepStrictEqual(data, { list: ["as dispatched"] })
+      })
+  },
+  {
+    name: "dispatched once: an attempt that is repeated sends nothing twice",
+    test: ({ during, exactly, freshKey, of }) =>
+      Effect.gen(function* () {
+        const key = yield* freshKey
+        yield* during(
+          Repeats.dispatch({ key, data: { list: [] } }),
+          exactly(2, () => of(Repeats, key))
+        )
+        yield* exactly(1, () => of(Countdown, key))
+      })
+  }
+]
+
 const times: ReadonlyArray<Row> = [
+  {
+    name: "not before its time: each of many payloads",
+    test: ({ early, exactly, freshKey, of }) =>
+      Effect.gen(function* () {
+        const key = yield* freshKey
+        const start = yield* Clock.currentTimeMillis
+        const many = Array.from({ length: 3 }, () => ({ key, left: 0 }))
+        yield* Countdown.dispatchAll(many, { delay: "2 seconds" })
+        for (const run of yield* exactly(3, () => of(Countdown, key))) {
+          assert.isAtLeast(started(run) - start, 2000 - early)
+        }
+      })
+  },
   {
     name: "not before its time: delay",
     test: ({ early, exactly, freshKey, of }) =>
@@ -239,4 +313,4 @@ const times: ReadonlyArray<Row> = [
   }
 ]
 
-export const rows: ReadonlyArray<Row> = [...checked, ...ids, ...times]
+export const rows: ReadonlyArray<Row> = [...checked, ...ids, ...repeated, ...times]

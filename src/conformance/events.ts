@@ -1,11 +1,12 @@
 // Domain events and the jobs that listen to them.
 import { assert } from "@effect/vitest"
+import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as DomainEvent from "../DomainEvent.ts"
 import * as Listener from "../Listener.ts"
 import * as RetryPolicy from "../RetryPolicy.ts"
-import { key, type Note, noteFailure, type Row, secondTime } from "./Suite.ts"
+import { key, type Note, noteFailure, type Row, secondTime, started } from "./Suite.ts"
 
 export class Happened extends DomainEvent.make("conformance.happened", { payload: key }) {}
 class Unheard extends DomainEvent.make("conformance.unheard", { payload: key }) {}
@@ -67,6 +68,44 @@ export const rows: ReadonlyArray<Row> = [
           ])
         )
         assert.strictEqual(of(HearsBadly, key).length, 2)
+      })
+  },
+  {
+    name: "events: not before its time: a delayed publish",
+    test: ({ early, exactly, freshKey, of }) =>
+      Effect.gen(function* () {
+        const key = yield* freshKey
+        const start = yield* Clock.currentTimeMillis
+        yield* Happened.publish({ key }, { delay: "2 seconds" })
+        const [run] = yield* exactly(1, () => of(Hears, key))
+        assert.isAtLeast(started(run) - start, 2000 - early)
+      })
+  },
+  {
+    name: "events: publishAll publishes each, once, under its id and at its time",
+    test: ({ early, exactly, freshKey, of }) =>
+      Effect.gen(function* () {
+        const key = yield* freshKey
+        const keys = [1, 2, 3].map((n) => `${key} ${n}`)
+        const start = yield* Clock.currentTimeMillis
+        const publish = Happened.publishAll(
+          keys.map((key) => ({ key })),
+          { id: ({ key }) => `${key} of many`, delay: "1 second" }
+        )
+        const ids = keys.map((key) => `${key} of many`)
+        for (const receipts of [yield* publish, yield* publish]) {
+          assert.deepStrictEqual(
+            receipts.map(({ id }) => id),
+            ids
+          )
+        }
+        const runs = yield* exactly(3, () => keys.flatMap((key) => of(Hears, key)))
+        assert.sameMembers(
+          runs.map(({ id }) => id),
+          ids
+        )
+        for (const run of runs) assert.isAtLeast(started(run) - start, 1000 - early)
+        assert.deepStrictEqual(yield* Happened.publishAll([]), [])
       })
   },
   {

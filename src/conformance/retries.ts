@@ -43,12 +43,26 @@ export class NamedDelay extends Job.make("conformance.named-delay", {
     retryAfter: ({ code }) => `${code} seconds`
   })
 }) {}
+export class Defective extends Job.make("conformance.defective", {
+  payload: key,
+  error: Refused,
+  retry: RetryPolicy.fixed<Refused>({ attempts: 2, delay: "1 second", while: () => false })
+}) {}
 export class Interrupts extends Job.make("conformance.interrupts", {
   payload: key,
   retry: RetryPolicy.fixed({ attempts: 2, delay: "1 second" })
 }) {}
 
-export const jobs = [AlwaysFails, AlwaysDies, SecondTime, Once, NotThisOne, NamedDelay, Interrupts] as const
+export const jobs = [
+  AlwaysFails,
+  AlwaysDies,
+  SecondTime,
+  Once,
+  NotThisOne,
+  NamedDelay,
+  Defective,
+  Interrupts
+] as const
 
 export const handlers = (note: Note) => {
   const onFailure = noteFailure(note)
@@ -78,6 +92,9 @@ export const handlers = (note: Note) => {
         attempt < 2 ? Effect.fail(new Refused({ code: 2, at })) : Effect.void
       )
     ),
+    Defective.toLayer(({ key }) => Effect.andThen(note("run", key), Effect.die(new Error("a defect"))), {
+      onFailure
+    }),
     Interrupts.toLayer(({ key }) => Effect.andThen(note("run", key), Effect.interrupt), { onFailure })
   )
 }
@@ -159,6 +176,21 @@ export const rows: ReadonlyArray<Row> = [
         const error = typedError(failed)
         assert.instanceOf(error, Refused)
         assert.strictEqual(error.code, 404)
+      })
+  },
+  {
+    name: "what is retried: a defect is, and while isn't asked about it",
+    test: ({ during, exactly, freshKey, of }) =>
+      Effect.gen(function* () {
+        const key = yield* freshKey
+        yield* during(
+          Defective.dispatch({ key }),
+          exactly(1, () => of(Defective, key, "failed"))
+        )
+        assert.deepStrictEqual(
+          of(Defective, key).map(({ attempt }) => attempt),
+          [1, 2]
+        )
       })
   },
   {

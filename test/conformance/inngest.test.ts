@@ -14,6 +14,7 @@ const on = (
   conformance({
     name,
     clock: "live",
+    patience: "2 minutes",
     cron: true,
     layer: <const Jobs extends ReadonlyArray<Job.Any>>(jobs: Jobs) =>
       Layer.unwrap(

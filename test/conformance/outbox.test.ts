@@ -7,6 +7,7 @@ import * as Stores from "../support/Stores.ts"
 conformance({
   name: "OutboxDispatcher, relayed to a queue, on SQLite",
   clock: "live",
+  patience: "2 minutes",
   layer: <const Jobs extends ReadonlyArray<Job.Any>>(jobs: Jobs) =>
     OutboxDispatcher.layer.pipe(
       Layer.merge(

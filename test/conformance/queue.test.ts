@@ -10,6 +10,7 @@ const on = (name: string, store: Layer.Layer<PersistedQueueStore, unknown>) =>
   conformance({
     name,
     clock: "live",
+    patience: "2 minutes",
     layer: <const Jobs extends ReadonlyArray<Job.Any>>(jobs: Jobs) =>
       QueueWorker.layer(jobs).pipe(Layer.provideMerge(QueueDispatcher.layer), Layer.provide(store))
   })

@@ -41,7 +41,7 @@ beforeAll(() => {
     `effect@${manifest.devDependencies.effect}`
   )
   for (const [, name = "", code = ""] of files) writeFileSync(join(folder, name), code)
-}, 180_000)
+})
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
 const run = (program: string, ...args: ReadonlyArray<string>) => {

@@ -43,20 +43,20 @@ onInngest("durable steps on Inngest", () => {
             const first = yield* startChild({ ...told, stops: true })
             yield* Inngest.knows(server, Stepwise)
             yield* Effect.provideContext(Stepwise.dispatch({ n: 5 }), outside)
-            yield* holds(() => assert.isNotEmpty(of("between")), 30_000)
+            yield* holds(() => assert.isNotEmpty(of("between")))
             if (approved === "early") yield* approve
             // a result that is on its way to the server when the worker dies is lost with it
             yield* Effect.sleep("1 second")
             yield* Effect.promise(first.kill)
             const killed = yield* Clock.currentTimeMillis
             yield* startChild(told)
-            yield* holds(() => assert.isNotEmpty(of("asleep")), 240_000)
+            yield* holds(() => assert.isNotEmpty(of("asleep")))
             if (approved === "late") {
-              yield* holds(() => assert.isNotEmpty(of("awake")), 30_000)
+              yield* holds(() => assert.isNotEmpty(of("awake")))
               yield* Effect.sleep("1 second")
               yield* approve
             }
-            yield* holds(() => assert.isNotEmpty(of("result")), 60_000)
+            yield* holds(() => assert.isNotEmpty(of("result")))
             yield* Effect.sleep("2 seconds")
 
             const effects = of("effect")
@@ -84,8 +84,7 @@ onInngest("durable steps on Inngest", () => {
               const released = of("released").filter((entry) => entry.pid === pid).length
               assert.strictEqual(acquired - released, pid === pids[0] ? 1 : 0)
             }
-          }),
-        400_000
+          })
       )
     }
   })

@@ -105,117 +105,114 @@ const handlers = (seen: Array<string>) => {
 onInngest("workflows on Inngest", () => {
   describe("workflows on Inngest", { concurrent: true }, () => {
     for (const transport of ["http", "connect"] as const) {
-      it.live(
-        `${transport}: code for effect/workflow, unchanged`,
-        () =>
-          Effect.gen(function* () {
-            const server = yield* Inngest.make(["dev"])
-            const seen: Array<string> = []
-            const { layer, mend } = handlers(seen)
-            const options = { onError: () => Effect.void }
-            const worker: Layer.Layer<never, unknown, InngestWorker.Needs<typeof everything>> = transport ===
-            "http"
-              ? Inngest.overHttp(everything, options)
-              : InngestWorker.layerConnect(everything, options)
-            const context = yield* Layer.build(
-              Layer.effectDiscard(Inngest.knows(server, { jobName: "Charge" })).pipe(
-                Layer.provide(worker),
-                Layer.provide(layer),
-                Layer.provideMerge(InngestWorkflowEngine.layer),
-                Layer.provideMerge(InngestDispatcher.layer),
-                Layer.provide(Inngest.client(server))
-              )
+      it.live(`${transport}: code for effect/workflow, unchanged`, () =>
+        Effect.gen(function* () {
+          const server = yield* Inngest.make(["dev"])
+          const seen: Array<string> = []
+          const { layer, mend } = handlers(seen)
+          const options = { onError: () => Effect.void }
+          const worker: Layer.Layer<never, unknown, InngestWorker.Needs<typeof everything>> = transport ===
+          "http"
+            ? Inngest.overHttp(everything, options)
+            : InngestWorker.layerConnect(everything, options)
+          const context = yield* Layer.build(
+            Layer.effectDiscard(Inngest.knows(server, { jobName: "Charge" })).pipe(
+              Layer.provide(worker),
+              Layer.provide(layer),
+              Layer.provideMerge(InngestWorkflowEngine.layer),
+              Layer.provideMerge(InngestDispatcher.layer),
+              Layer.provide(Inngest.client(server))
             )
-            let last = performance.now()
-            const lap = (what: string) => {
-              console.log(`${transport}: ${what} ${Math.round(performance.now() - last)} ms`)
-              last = performance.now()
-            }
-            const count = (what: string) => seen.filter((entry) => entry === what).length
-            yield* Effect.gen(function* () {
-              // a workflow's typed result, its failure, and its defect
-              const [charged, declined, broken] = yield* Effect.all(
-                [
-                  Charge.execute({ id: "a", amount: 42 }),
-                  Effect.flip(Charge.execute({ id: "b", amount: 1000 })),
-                  Effect.exit(Broken.execute({ id: "c" }))
-                ],
-                { concurrency: "unbounded" }
-              )
-              assert.deepStrictEqual(charged, { at: new Date(42), amount: 42 })
-              assert.deepStrictEqual(declined, new Declined({ code: 1000 }))
-              assert.isTrue(Exit.isFailure(broken) && Cause.hasDies(broken.cause))
-              if (Exit.isFailure(broken)) assert.match(String(Cause.squash(broken.cause)), /out of order/)
-              // the activity before the failure was compensated, by an activity, once
-              assert.strictEqual(count("reserve b"), 1)
-              assert.strictEqual(count("refund b 1 true"), 1)
-              assert.isEmpty(seen.filter((entry) => entry.startsWith("refund a")))
+          )
+          let last = performance.now()
+          const lap = (what: string) => {
+            console.log(`${transport}: ${what} ${Math.round(performance.now() - last)} ms`)
+            last = performance.now()
+          }
+          const count = (what: string) => seen.filter((entry) => entry === what).length
+          yield* Effect.gen(function* () {
+            // a workflow's typed result, its failure, and its defect
+            const [charged, declined, broken] = yield* Effect.all(
+              [
+                Charge.execute({ id: "a", amount: 42 }),
+                Effect.flip(Charge.execute({ id: "b", amount: 1000 })),
+                Effect.exit(Broken.execute({ id: "c" }))
+              ],
+              { concurrency: "unbounded" }
+            )
+            assert.deepStrictEqual(charged, { at: new Date(42), amount: 42 })
+            assert.deepStrictEqual(declined, new Declined({ code: 1000 }))
+            assert.isTrue(Exit.isFailure(broken) && Cause.hasDies(broken.cause))
+            if (Exit.isFailure(broken)) assert.match(String(Cause.squash(broken.cause)), /out of order/)
+            // the activity before the failure was compensated, by an activity, once
+            assert.strictEqual(count("reserve b"), 1)
+            assert.strictEqual(count("refund b 1 true"), 1)
+            assert.isEmpty(seen.filter((entry) => entry.startsWith("refund a")))
 
-              lap("results")
-              // the same id again is the same execution
-              const start = yield* Clock.currentTimeMillis
-              assert.deepStrictEqual(yield* Charge.execute({ id: "a", amount: 42 }), charged)
-              console.log(`${transport}: joined in ${(yield* Clock.currentTimeMillis) - start} ms`)
-              assert.strictEqual(count("reserve a"), 1)
-              const id = yield* Charge.executionId({ id: "a", amount: 42 })
-              const polled = yield* Charge.poll(id)
-              assert.isTrue(Option.isSome(polled) && polled.value._tag === "Complete")
-              assert.isTrue(Option.isNone(yield* Charge.poll("nobody")))
+            lap("results")
+            // the same id again is the same execution
+            const start = yield* Clock.currentTimeMillis
+            assert.deepStrictEqual(yield* Charge.execute({ id: "a", amount: 42 }), charged)
+            console.log(`${transport}: joined in ${(yield* Clock.currentTimeMillis) - start} ms`)
+            assert.strictEqual(count("reserve a"), 1)
+            const id = yield* Charge.executionId({ id: "a", amount: 42 })
+            const polled = yield* Charge.poll(id)
+            assert.isTrue(Option.isSome(polled) && polled.value._tag === "Complete")
+            assert.isTrue(Option.isNone(yield* Charge.poll("nobody")))
 
-              lap("joins")
-              // children, at once and one after the other, and one that was there
-              assert.strictEqual(yield* Order.execute({ id: "o" }), "1 2 declined-103 1")
-              for (const n of [1, 2, 3]) assert.strictEqual(count(`reserve o-${n}`), 1)
-              // and from a job
-              yield* Parent.dispatch({ id: "p" })
-              yield* holds(() => assert.strictEqual(count("reserve p"), 1), 30_000)
+            lap("joins")
+            // children, at once and one after the other, and one that was there
+            assert.strictEqual(yield* Order.execute({ id: "o" }), "1 2 declined-103 1")
+            for (const n of [1, 2, 3]) assert.strictEqual(count(`reserve o-${n}`), 1)
+            // and from a job
+            yield* Parent.dispatch({ id: "p" })
+            yield* holds(() => assert.strictEqual(count("reserve p"), 1))
 
-              lap("children")
-              // a deferred, completed from outside
-              const waiting = yield* Effect.forkChild(Approved.execute({ id: "d" }))
-              const token = yield* holds(() => {
-                const found = seen.find((entry) => entry.startsWith("token "))
-                assert.isDefined(found)
-                return found.slice("token ".length)
-              }, 30_000)
-              yield* DurableDeferred.succeed(Approval, {
-                // sound: the handler wrote it down
-                token: token as DurableDeferred.Token,
-                value: "grace"
-              })
-              assert.strictEqual(yield* Fiber.join(waiting), "by grace")
+            lap("children")
+            // a deferred, completed from outside
+            const waiting = yield* Effect.forkChild(Approved.execute({ id: "d" }))
+            const token = yield* holds(() => {
+              const found = seen.find((entry) => entry.startsWith("token "))
+              assert.isDefined(found)
+              return found.slice("token ".length)
+            })
+            yield* DurableDeferred.succeed(Approval, {
+              // sound: the handler wrote it down
+              token: token as DurableDeferred.Token,
+              value: "grace"
+            })
+            assert.strictEqual(yield* Fiber.join(waiting), "by grace")
 
-              lap("deferred")
-              // interrupted between two activities
-              const slow = yield* Slow.execute({ id: "s" }, { discard: true })
-              const watched = yield* Effect.forkChild(Effect.exit(Slow.execute({ id: "s" })))
-              yield* holds(() => assert.strictEqual(count("first s"), 1), 30_000)
-              yield* Slow.interrupt(slow)
-              const exit = yield* Fiber.join(watched)
-              assert.isTrue(Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause))
+            lap("deferred")
+            // interrupted between two activities
+            const slow = yield* Slow.execute({ id: "s" }, { discard: true })
+            const watched = yield* Effect.forkChild(Effect.exit(Slow.execute({ id: "s" })))
+            yield* holds(() => assert.strictEqual(count("first s"), 1))
+            yield* Slow.interrupt(slow)
+            const exit = yield* Fiber.join(watched)
+            assert.isTrue(Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause))
 
-              lap("interrupt")
-              // suspended by its failure, until it is resumed
-              const patient = yield* Patient.execute({ id: "r" }, { discard: true })
-              yield* holds(() => assert.strictEqual(count("try r"), 1), 30_000)
-              yield* Effect.sleep("2 seconds")
-              assert.isTrue(Option.isNone(yield* Patient.poll(patient)))
-              mend()
-              yield* Patient.resume(patient)
-              assert.strictEqual(yield* Patient.execute({ id: "r" }), 7)
-              assert.strictEqual(count("try r"), 2)
-              assert.strictEqual(count("before r"), 1)
+            lap("interrupt")
+            // suspended by its failure, until it is resumed
+            const patient = yield* Patient.execute({ id: "r" }, { discard: true })
+            yield* holds(() => assert.strictEqual(count("try r"), 1))
+            yield* Effect.sleep("2 seconds")
+            assert.isTrue(Option.isNone(yield* Patient.poll(patient)))
+            mend()
+            yield* Patient.resume(patient)
+            assert.strictEqual(yield* Patient.execute({ id: "r" }), 7)
+            assert.strictEqual(count("try r"), 2)
+            assert.strictEqual(count("before r"), 1)
 
-              lap("resume")
-              yield* Effect.sleep("4 seconds")
-              assert.strictEqual(count("never s"), 0)
-              const acquired = seen.filter((entry) => entry.startsWith("acquire ")).length
-              const released = seen.filter((entry) => entry.startsWith("release ")).length
-              console.log(`${transport}: ${acquired} acquired, ${released} released`)
-              assert.strictEqual(acquired, released)
-            }).pipe(Effect.provideContext(context))
-          }),
-        180_000
+            lap("resume")
+            yield* Effect.sleep("4 seconds")
+            assert.strictEqual(count("never s"), 0)
+            const acquired = seen.filter((entry) => entry.startsWith("acquire ")).length
+            const released = seen.filter((entry) => entry.startsWith("release ")).length
+            console.log(`${transport}: ${acquired} acquired, ${released} released`)
+            assert.strictEqual(acquired, released)
+          }).pipe(Effect.provideContext(context))
+        })
       )
     }
 

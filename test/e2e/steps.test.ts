@@ -58,38 +58,35 @@ describe("durable steps", () => {
     )
   })
 
-  it.live(
-    "on Postgres: killed between two activities, each happens once",
-    () =>
-      Effect.gen(function* () {
-        const { url } = yield* Postgres.make()
-        const journal = yield* newJournal
-        const entries = () => journalOf(journal).map(parse)
-        const told: Told = { postgres: url, journal, stops: true }
-        const outside = yield* Layer.build(Layer.provide(QueueDispatcher.layer, store(url)))
-        const first = yield* startProgram("stepwiseChild.ts", told)
-        yield* Effect.provideContext(Stepwise.dispatch({ n: 5 }), outside)
-        const happened = (what: string) => () => assert.include(journalOf(journal).join("\n"), what)
-        yield* holds(happened("between"), 30_000)
-        yield* Effect.promise(first.kill)
-        const killed = yield* Clock.currentTimeMillis
-        yield* startProgram("stepwiseChild.ts", { ...told, stops: false })
-        yield* holds(happened("awake"), 60_000)
-        yield* Effect.provideContext(approve(entries), outside)
-        yield* holds(happened("result"), 30_000)
-        yield* Effect.sleep("500 millis")
-        const of = check(entries())
-        const pids = [...new Set(of("acquired").map(({ pid }) => pid))]
-        const left = pids.map(
-          (pid) =>
-            of("acquired").filter((entry) => entry.pid === pid).length -
-            of("released").filter((entry) => entry.pid === pid).length
-        )
-        // what the killed process had acquired is gone with it
-        assert.deepStrictEqual(left, [1, 0])
-        const again = (entries().find(({ detail }) => detail === "c")?.time ?? 0) - killed
-        console.log(`Postgres: went on ${again} ms after the kill, with a lock of 3 s`)
-      }),
-    180_000
+  it.live("on Postgres: killed between two activities, each happens once", () =>
+    Effect.gen(function* () {
+      const { url } = yield* Postgres.make()
+      const journal = yield* newJournal
+      const entries = () => journalOf(journal).map(parse)
+      const told: Told = { postgres: url, journal, stops: true }
+      const outside = yield* Layer.build(Layer.provide(QueueDispatcher.layer, store(url)))
+      const first = yield* startProgram("stepwiseChild.ts", told)
+      yield* Effect.provideContext(Stepwise.dispatch({ n: 5 }), outside)
+      const happened = (what: string) => () => assert.include(journalOf(journal).join("\n"), what)
+      yield* holds(happened("between"))
+      yield* Effect.promise(first.kill)
+      const killed = yield* Clock.currentTimeMillis
+      yield* startProgram("stepwiseChild.ts", { ...told, stops: false })
+      yield* holds(happened("awake"))
+      yield* Effect.provideContext(approve(entries), outside)
+      yield* holds(happened("result"))
+      yield* Effect.sleep("500 millis")
+      const of = check(entries())
+      const pids = [...new Set(of("acquired").map(({ pid }) => pid))]
+      const left = pids.map(
+        (pid) =>
+          of("acquired").filter((entry) => entry.pid === pid).length -
+          of("released").filter((entry) => entry.pid === pid).length
+      )
+      // what the killed process had acquired is gone with it
+      assert.deepStrictEqual(left, [1, 0])
+      const again = (entries().find(({ detail }) => detail === "c")?.time ?? 0) - killed
+      console.log(`Postgres: went on ${again} ms after the kill, with a lock of 3 s`)
+    })
   )
 })

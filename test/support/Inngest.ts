@@ -39,7 +39,7 @@ const ok = async (url: string) => {
   }
 }
 
-const until = async (condition: () => Promise<boolean>, what: () => string, timeout = 30_000) => {
+const until = async (condition: () => Promise<boolean>, what: () => string, timeout = 120_000) => {
   const end = performance.now() + timeout
   while (!(await condition())) {
     if (performance.now() > end) throw new Error(what())
@@ -89,7 +89,7 @@ export const make = (
       await until(
         () => ok(`${url}/health`),
         () => `the Inngest server didn't start:\n${log}`,
-        10_000
+        60_000
       )
     }
     const kill = async () => {
@@ -165,7 +165,14 @@ export const knows = (server: Server, job: { readonly jobName: string }): Effect
 let apps = 0
 /** A client of this server, as an app of its own. */
 export const client = (server: Pick<Server, "url">, options: Partial<InngestClientOptions> = {}) =>
-  InngestClient.layer({ id: `app-${++apps}`, isDev: true, baseUrl: server.url, ...options })
+  InngestClient.layer({
+    id: `app-${++apps}`,
+    isDev: true,
+    baseUrl: server.url,
+    // its default of some seconds is too short for a machine that is busy with something else
+    sendTimeout: "1 minute",
+    ...options
+  })
 
 /** The keys of a server started with {@link keys}. */
 export const eventKey = Redacted.make("abcdef0123456789")

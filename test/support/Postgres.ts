@@ -76,5 +76,7 @@ export const client = (url: string, options: { readonly timezone?: string } = {}
   PgClient.layer({
     url: Redacted.make(url),
     maxConnections: 10,
+    // its default of 5 seconds is too short for a machine that is busy with something else
+    connectTimeout: "1 minute",
     startupParameters: { timezone: options.timezone ?? "UTC" }
   })

@@ -14,6 +14,7 @@ import {
 } from "../../src/queue.ts"
 import * as Postgres from "./Postgres.ts"
 import { pathToFileURL } from "node:url"
+import { endWithParent } from "./orphan.ts"
 import * as Redis from "./Redis.ts"
 
 export interface Told {
@@ -161,6 +162,7 @@ const queue = (journal: Journal, name: string) =>
 
 const [, program, argument] = process.argv
 if (argument !== undefined && program !== undefined && import.meta.url === pathToFileURL(program).href) {
+  endWithParent()
   // sound: it is what spawn wrote
   Effect.runFork(Effect.scoped(main(JSON.parse(argument) as Told)))
 }

@@ -5,6 +5,7 @@ import { Effect, Layer, Schema } from "effect"
 import { Job, RetryPolicy } from "../../src/index.ts"
 import { InngestDispatcher, InngestWorker } from "../../src/inngest.ts"
 import { pathToFileURL } from "node:url"
+import { endWithParent } from "./orphan.ts"
 import * as Inngest from "./Inngest.ts"
 import { fileJournal, Stepwise, stepwise } from "./stepwise.ts"
 
@@ -69,6 +70,7 @@ export const worker = ({ checkpointing, journal, port, server, stops, transport 
 
 const [, program, argument] = process.argv
 if (argument !== undefined && program !== undefined && import.meta.url === pathToFileURL(program).href) {
+  endWithParent()
   // sound: it is what the test wrote
   const told = JSON.parse(argument) as Told
   Effect.runFork(

@@ -14,8 +14,8 @@ export const journalOf = (file: string) =>
     .split("\n")
     .filter((line) => line !== "")
 
-/** Asks until the check no longer throws. */
-export const holds = <A>(check: () => A | Promise<A>, patience: number) =>
+/** Asks until the check no longer throws, for 5 minutes at most. */
+export const holds = <A>(check: () => A | Promise<A>) =>
   Effect.map(
     eventually(
       Effect.promise(async () => {
@@ -26,7 +26,7 @@ export const holds = <A>(check: () => A | Promise<A>, patience: number) =>
         }
       }),
       (answer) => answer.holds,
-      patience,
+      300_000,
       25
     ),
     // sound: that it holds is what was waited for
@@ -70,7 +70,7 @@ export const startProgram = (file: string, told: unknown) =>
       const child = spawn(
         process.execPath,
         [fileURLToPath(new URL(file, import.meta.url)), JSON.stringify(told)],
-        { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, NODE_NO_WARNINGS: "1" } }
+        { stdio: ["pipe", "pipe", "pipe"], env: { ...process.env, NODE_NO_WARNINGS: "1" } }
       )
       let said = ""
       child.stderr.on("data", (data: Buffer) => (said = (said + String(data)).slice(-20_000)))

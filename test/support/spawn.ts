@@ -16,7 +16,7 @@ const start = (told: Told): Child => {
   const child: ChildProcess = spawnProcess(
     process.execPath,
     [fileURLToPath(new URL("child.ts", import.meta.url)), JSON.stringify(told)],
-    { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, NODE_NO_WARNINGS: "1" } }
+    { stdio: ["pipe", "pipe", "pipe"], env: { ...process.env, NODE_NO_WARNINGS: "1" } }
   )
   const lines: Array<string> = []
   const errors: Array<string> = []

@@ -1,6 +1,7 @@
 // A queue's worker with the stepwise handler, to be killed: its argument says where.
 import { Effect, Layer } from "effect"
 import { pathToFileURL } from "node:url"
+import { endWithParent } from "./orphan.ts"
 import { QueueDispatcher, QueueStore, QueueWorker } from "../../src/queue.ts"
 import * as Postgres from "./Postgres.ts"
 import { fileJournal, Stepwise, stepwise } from "./stepwise.ts"
@@ -16,6 +17,7 @@ export const store = (postgres: string) =>
 
 const [, program, argument] = process.argv
 if (argument !== undefined && program !== undefined && import.meta.url === pathToFileURL(program).href) {
+  endWithParent()
   // sound: it is what the test wrote
   const { journal, postgres, stops } = JSON.parse(argument) as Told
   const worker = QueueWorker.layer([Stepwise]).pipe(

@@ -226,6 +226,16 @@ export const layerRedis = (
     Persistence.layerBackingRedis
   )
 
+/** Each take has a copy of its element, as on every other store: no attempt sees what another did to its payload. */
+const copies = Layer.effect(
+  PersistedQueue.PersistedQueueStore,
+  Effect.map(PersistedQueue.PersistedQueueStore, (store) => ({
+    ...store,
+    take: (options) =>
+      Effect.map(store.take(options), (taken) => ({ ...taken, element: structuredClone(taken.element) }))
+  }))
+)
+
 /** The store in this process's memory, for development and tests: nothing outlives the process. */
 export const layerMemory: Layer.Layer<PersistedQueue.PersistedQueueStore | Persistence.BackingPersistence> =
-  Layer.merge(PersistedQueue.layerStoreMemory, Persistence.layerBackingMemory)
+  Layer.merge(Layer.provide(copies, PersistedQueue.layerStoreMemory), Persistence.layerBackingMemory)

@@ -10,7 +10,7 @@ import {
   type DispatchRequest,
   Unavailable
 } from "effect-jobs"
-import { OutboxDispatcher, OutboxRelay } from "effect-jobs/queue"
+import { OutboxDispatcher, OutboxRelay, OutboxStore } from "effect-jobs/queue"
 import { SqlClient } from "effect/sql"
 import { eventually } from "../../support/eventually.ts"
 import * as Sqlite from "../../support/Sqlite.ts"
@@ -32,7 +32,7 @@ class Target extends Context.Service<
 }
 
 const relay = (options?: OutboxRelay.Options) =>
-  OutboxRelay.layer(options).pipe(
+  OutboxRelay.layerOnStore(options).pipe(
     Layer.provide(
       Layer.effect(
         Dispatcher,
@@ -54,8 +54,13 @@ const rejected = (job: string) =>
   Effect.fail(DispatchError.of(new Rejected({ job, engine: "the test", detail: "no" })))
 
 for (const [name, client] of Stores.sql) {
-  const live = OutboxDispatcher.layer.pipe(Layer.provideMerge(Target.layer), Layer.provideMerge(client))
-  layer(live, { excludeTestServices: true, timeout: "60 seconds" })(`OutboxDispatcher on ${name}`, (it) => {
+  const live = OutboxDispatcher.layerOnStore.pipe(
+    Layer.provideMerge(Target.layer),
+    // no test waits for a claim to be over
+    Layer.provideMerge(OutboxStore.layer({ lockExpiration: "1 hour" })),
+    Layer.provideMerge(client)
+  )
+  layer(live, { excludeTestServices: true, timeout: "3 minutes" })(`OutboxDispatcher on ${name}`, (it) => {
     it.effect(
       "what is rolled back was never dispatched, savepoints too; what is committed is handed over",
       () =>
@@ -212,7 +217,7 @@ for (const [name, client] of Stores.sql) {
         ).pipe(Effect.provide(relay()))
         target.answer = () => Effect.void
         target.sends.length = 0
-        // what isn't given back stays claimed for 30 seconds, longer than this waits
+        // what isn't given back stays claimed for an hour
         yield* eventually(sent, (ids) => ids.length === 1).pipe(Effect.provide(relay()))
       })
     )

@@ -63,7 +63,7 @@ for (const [name, client] of Stores.sql) {
   )
   const live = Layer.provideMerge(Layer.merge(worker, DeadLetters.layer()), client)
 
-  layer(live, { excludeTestServices: true, timeout: "60 seconds" })(`DeadLetters on ${name}`, (it) => {
+  layer(live, { excludeTestServices: true, timeout: "3 minutes" })(`DeadLetters on ${name}`, (it) => {
     it.effect("a message that failed for good is listed with its reason, and decoded by its job", () =>
       Effect.gen(function* () {
         const dead = yield* DeadLetters.DeadLetters

@@ -32,7 +32,7 @@ const onEach = (options: QueueStore.Options, title: string, declare: (it: Method
     describe.concurrent(name, () => {
       layer(Layer.provideMerge(QueueDispatcher.layer, store), {
         excludeTestServices: true,
-        timeout: "60 seconds",
+        timeout: "3 minutes",
         concurrent: false
       })(title, declare)
     })
@@ -132,7 +132,7 @@ const elsewhere = <E, R>(store: Layer.Layer<PersistedQueue.PersistedQueueStore, 
 
 onRedis("QueueStore on Redis", () => {
   const dispatcher = Layer.provideMerge(QueueDispatcher.layer, QueueStore.layerRedis())
-  layer(Layer.provideMerge(dispatcher, Stores.redis), { excludeTestServices: true, timeout: "60 seconds" })(
+  layer(Layer.provideMerge(dispatcher, Stores.redis), { excludeTestServices: true, timeout: "3 minutes" })(
     "QueueStore on Redis",
     (it) => {
       it.effect("of what is done, the ids that were given stay, and nothing else", () =>
@@ -157,7 +157,7 @@ onRedis("QueueStore on Redis", () => {
   )
 })
 
-layer(Server.layer, { excludeTestServices: true, timeout: "60 seconds" })("QueueStore on Postgres", (it) => {
+layer(Server.layer, { excludeTestServices: true, timeout: "3 minutes" })("QueueStore on Postgres", (it) => {
   it.effect("processes that start together on a new database all get their store", () =>
     Effect.gen(function* () {
       const store = Layer.provide(QueueStore.layerSql(), Server.client())

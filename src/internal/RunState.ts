@@ -5,7 +5,7 @@
 import * as Context from "effect/Context"
 import { digest } from "./digest.ts"
 import type * as Duration from "effect/Duration"
-import * as Effect from "effect/Effect"
+import type * as Effect from "effect/Effect"
 import type * as Option from "effect/Option"
 import type * as Schema from "effect/Schema"
 

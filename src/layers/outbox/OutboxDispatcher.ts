@@ -15,6 +15,20 @@ import { layerDefault, OutboxStore } from "./OutboxStore.ts"
 import * as Element from "../queue/Element.ts"
 import type { QueueStoreError } from "../queue/QueueStore.ts"
 
+/** One message an id and contract; the key of both may be longer than the column. */
+const keyIn =
+  (digest: Digest.Digest["Service"]) =>
+  ({ kind, message }: DispatchRequest): Effect.Effect<string> => {
+    const deferred = kind === "completion" ? ` ${RunRecords.completionOf(message)?.deferred}` : ""
+    const key = `${kind} ${message.name} ${message.id}${deferred}`
+    return key.length <= maxIdLength
+      ? Effect.succeed(key)
+      : Effect.map(
+          digest.digestHex(Digest.sha256, new TextEncoder().encode(key)),
+          (hex) => `${kind} ${message.name.slice(0, 100)} sha256 ${hex}`
+        )
+  }
+
 /**
  * The Dispatcher on an `OutboxStore` of one's own options; {@link layer} has the default one.
  */
@@ -23,20 +37,8 @@ export const layerOnStore: Layer.Layer<Dispatcher, never, OutboxStore | SqlClien
   Effect.gen(function* () {
     const store = yield* OutboxStore
     const sql = yield* SqlClient
-    const digest = yield* Digest.Digest
 
-    /** One message an id and contract; the key of both may be longer than the column. */
-    const keyOf = ({ kind, message }: DispatchRequest): Effect.Effect<string> => {
-      const deferred = kind === "completion" ? ` ${RunRecords.completionOf(message)?.deferred}` : ""
-      const key = `${kind} ${message.name} ${message.id}${deferred}`
-      return key.length <= maxIdLength
-        ? Effect.succeed(key)
-        : Effect.map(
-            digest.digestHex(Digest.sha256, new TextEncoder().encode(key)),
-            (hex) => `${kind} ${message.name.slice(0, 100)} sha256 ${hex}`
-          )
-    }
-
+    const keyOf = keyIn(yield* Digest.Digest)
     const offer = (request: DispatchRequest) =>
       Effect.flatMap(keyOf(request), (id) =>
         Element.offer(store, {

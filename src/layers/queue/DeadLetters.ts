@@ -87,88 +87,100 @@ export const layer = (options?: {
       const sql = (yield* SqlClient).withoutTransforms()
       // makes the table where there is none yet
       yield* makeSql({ tableName: options?.tableName })
-      const table = sql(options?.tableName ?? "effect_queue")
-      const epochSeconds = sql.onDialectOrElse({
-        pg: () => sql.literal("EXTRACT(EPOCH FROM updated_at)"),
-        mysql: () => sql.literal("UNIX_TIMESTAMP(updated_at)"),
-        orElse: () => sql.literal("unixepoch(updated_at)")
-      })
-      const now = sql.onDialectOrElse({
-        pg: () => sql.literal("NOW()"),
-        mysql: () => sql.literal("NOW()"),
-        orElse: () => sql.literal("CURRENT_TIMESTAMP")
-      })
-
-      const matching = (filter: Filter | undefined): Fragment => {
-        const conditions: Array<Fragment> = [sql`state = 'failed'`]
-        if (filter?.job !== undefined) {
-          const inOutbox = sql`(queue_name = ${Element.outboxQueue} AND id LIKE ${`job ${escapeLike(filter.job)} %`} ESCAPE '!')`
-          const inQueue = sql`(queue_name NOT LIKE '@%' AND id LIKE ${`${escapeLike(filter.job)} %`} ESCAPE '!')`
-          conditions.push(sql`(${inQueue} OR ${inOutbox})`)
-        }
-        if (filter?.source === "outbox") conditions.push(sql`queue_name = ${Element.outboxQueue}`)
-        if (filter?.source === "event") conditions.push(sql`queue_name = ${Element.eventQueue}`)
-        if (filter?.source === "queue") conditions.push(sql`queue_name NOT LIKE '@%'`)
-        if (filter?.reason !== undefined) {
-          conditions.push(sql`last_failure LIKE ${`${escapeLike(filter.reason)}: %`} ESCAPE '!'`)
-        }
-        return sql.and(conditions)
-      }
-      const one = (sequence: string): Fragment =>
-        sql.and([sql`state = 'failed'`, sql`sequence = ${sql.literal(checkedSequence(sequence))}`])
-
-      /** How many there are is counted before they change, for not every database tells it afterwards. */
-      const change = (where: Fragment, set: Fragment) =>
-        Effect.gen(function* () {
-          const rows = yield* sql<{
-            readonly sequence: string
-          }>`SELECT CAST(sequence AS CHAR(20)) AS sequence FROM ${table} WHERE ${where} ${forUpdate}`
-          if (rows.length === 0) return 0
-          const sequences = rows.map(({ sequence }) => checkedSequence(sequence)).join(",")
-          yield* sql`UPDATE ${table} SET ${set}, acquired_at = NULL, acquired_by = NULL, updated_at = ${now}
-            WHERE state = 'failed' AND sequence IN (${sql.literal(sequences)})`
-          return rows.length
-        }).pipe(sql.withTransaction)
-      const forUpdate = sql.onDialectOrElse({
-        pg: () => sql.literal("FOR UPDATE"),
-        mysql: () => sql.literal("FOR UPDATE"),
-        orElse: () => sql.literal("")
-      })
-      const again = sql`state = 'pending', attempts = 0, last_failure = NULL, visible_at = ${now}`
+      const self = statements(sql, options?.tableName ?? "effect_queue")
+      const again = sql`state = 'pending', attempts = 0, last_failure = NULL, visible_at = ${self.now}`
       const gone = sql`state = 'completed'`
-
+      const one = ({ sequence }: Pick<DeadLetter, "sequence">): Fragment =>
+        sql.and([sql`state = 'failed'`, sql`sequence = ${sql.literal(checkedSequence(sequence))}`])
+      const all = (filter: Filter | undefined) => matching(sql, filter)
+      const any = Effect.map((count: number) => count > 0)
       return {
-        list: (options) =>
-          Effect.map(
-            sql<Row>`SELECT CAST(sequence AS CHAR(20)) AS sequence, id, queue_name, element, attempts, last_failure,
-                ${epochSeconds} AS failed_at
-              FROM ${table}
-              WHERE ${
-                options?.before === undefined
-                  ? matching(options)
-                  : sql.and([
-                      matching(options),
-                      sql`sequence < ${sql.literal(checkedSequence(options.before))}`
-                    ])
-              }
-              ORDER BY ${table}.sequence DESC
-              LIMIT ${sql.literal(String(Math.max(0, Math.floor(options?.limit ?? 100))))}`,
-            (rows) => rows.map(letterOf)
-          ),
-        count: (filter) =>
-          Effect.map(
-            sql<{
-              readonly count: number | string
-            }>`SELECT COUNT(*) AS count FROM ${table} WHERE ${matching(filter)}`,
-            ([row]) => Number(row?.count ?? 0)
-          ),
-        retry: ({ sequence }) => Effect.map(change(one(sequence), again), (count) => count > 0),
-        retryAll: (filter) => change(matching(filter), again),
-        discard: ({ sequence }) => Effect.map(change(one(sequence), gone), (count) => count > 0),
-        discardAll: (filter) => change(matching(filter), gone)
+        list: (options) => self.list(options ?? {}),
+        count: (filter) => self.count(all(filter)),
+        retry: (letter) => any(self.change(one(letter), again)),
+        retryAll: (filter) => self.change(all(filter), again),
+        discard: (letter) => any(self.change(one(letter), gone)),
+        discardAll: (filter) => self.change(all(filter), gone)
       }
     })
   )
+
+/** The condition that a filter is. */
+const matching = (sql: SqlClient, filter: Filter | undefined): Fragment => {
+  const conditions: Array<Fragment> = [sql`state = 'failed'`]
+  if (filter?.job !== undefined) {
+    const inOutbox = sql`(queue_name = ${Element.outboxQueue} AND id LIKE ${`job ${escapeLike(filter.job)} %`} ESCAPE '!')`
+    const inQueue = sql`(queue_name NOT LIKE '@%' AND id LIKE ${`${escapeLike(filter.job)} %`} ESCAPE '!')`
+    conditions.push(sql`(${inQueue} OR ${inOutbox})`)
+  }
+  if (filter?.source === "outbox") conditions.push(sql`queue_name = ${Element.outboxQueue}`)
+  if (filter?.source === "event") conditions.push(sql`queue_name = ${Element.eventQueue}`)
+  if (filter?.source === "queue") conditions.push(sql`queue_name NOT LIKE '@%'`)
+  if (filter?.reason !== undefined) {
+    conditions.push(sql`last_failure LIKE ${`${escapeLike(filter.reason)}: %`} ESCAPE '!'`)
+  }
+  return sql.and(conditions)
+}
+
+/** What databases say differently. */
+const dialectOf = (sql: SqlClient) => ({
+  epochSeconds: sql.onDialectOrElse({
+    pg: () => sql.literal("EXTRACT(EPOCH FROM updated_at)"),
+    mysql: () => sql.literal("UNIX_TIMESTAMP(updated_at)"),
+    orElse: () => sql.literal("unixepoch(updated_at)")
+  }),
+  now: sql.onDialectOrElse({
+    pg: () => sql.literal("NOW()"),
+    mysql: () => sql.literal("NOW()"),
+    orElse: () => sql.literal("CURRENT_TIMESTAMP")
+  }),
+  forUpdate: sql.onDialectOrElse({
+    pg: () => sql.literal("FOR UPDATE"),
+    mysql: () => sql.literal("FOR UPDATE"),
+    orElse: () => sql.literal("")
+  })
+})
+
+const statements = (sql: SqlClient, tableName: string) => {
+  const table = sql(tableName)
+  const { epochSeconds, forUpdate, now } = dialectOf(sql)
+  return {
+    now,
+    list: ({
+      before,
+      limit = 100,
+      ...filter
+    }: Filter & { readonly limit?: number | undefined; readonly before?: string | undefined }) => {
+      const older = before === undefined ? [] : [sql`sequence < ${sql.literal(checkedSequence(before))}`]
+      return Effect.map(
+        sql<Row>`SELECT CAST(sequence AS CHAR(20)) AS sequence, id, queue_name, element, attempts, last_failure,
+            ${epochSeconds} AS failed_at
+          FROM ${table}
+          WHERE ${sql.and([matching(sql, filter), ...older])}
+          ORDER BY ${table}.sequence DESC
+          LIMIT ${sql.literal(String(Math.max(0, Math.floor(limit))))}`,
+        (rows) => rows.map(letterOf)
+      )
+    },
+    count: (where: Fragment) =>
+      Effect.map(
+        sql<{ readonly count: number | string }>`SELECT COUNT(*) AS count FROM ${table} WHERE ${where}`,
+        ([row]) => Number(row?.count ?? 0)
+      ),
+    /** How many there are is counted before they change, for not every database tells it afterwards. */
+    change: (where: Fragment, set: Fragment) =>
+      Effect.gen(function* () {
+        const rows = yield* sql<{
+          readonly sequence: string
+        }>`SELECT CAST(sequence AS CHAR(20)) AS sequence FROM ${table} WHERE ${where} ${forUpdate}`
+        if (rows.length === 0) return 0
+        const sequences = rows.map(({ sequence }) => checkedSequence(sequence)).join(",")
+        yield* sql`UPDATE ${table} SET ${set}, acquired_at = NULL, acquired_by = NULL, updated_at = ${now}
+          WHERE state = 'failed' AND sequence IN (${sql.literal(sequences)})`
+        return rows.length
+      }).pipe(sql.withTransaction)
+  }
+}
 
 /** A letter's payload and failure as the job's schemas decode them, where they do. */
 export interface Decoded<Payload, Error> {

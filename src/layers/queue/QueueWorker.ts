@@ -166,9 +166,8 @@ const runJob = (
       return fail(
         self,
         message,
-        attempts,
-        { _tag: "Failed", reason: "AttemptsExhausted", cause },
-        skipOnFailure
+        { attempt: attempts, claim, skipOnFailure },
+        { _tag: "Failed", reason: "AttemptsExhausted", cause }
       )
     })
   }
@@ -179,7 +178,7 @@ const runJob = (
         case "Succeeded":
           return Effect.as(runEnded(self, message), {
             _tag: "Complete",
-            after: self.steps.ended(message)
+            after: self.steps.ended(message, claim)
           } satisfies Element.Settlement)
         case "Retry":
           return Effect.andThen(
@@ -191,7 +190,7 @@ const runJob = (
             }))
           )
         case "Failed":
-          return fail(self, message, attempt, outcome, false)
+          return fail(self, message, { attempt, claim, skipOnFailure: false }, outcome)
       }
     }
   )
@@ -207,11 +206,12 @@ const runEnded = (self: Worker, message: JobMessage): Effect.Effect<void> => {
 const fail = Effect.fnUntraced(function* (
   self: Worker,
   message: JobMessage,
-  attempt: number,
-  failed: Failed,
-  skipOnFailure: boolean
+  run: { readonly attempt: number; readonly claim: number; readonly skipOnFailure: boolean },
+  failed: Failed
 ): Effect.fn.Return<Element.Settlement> {
+  const { attempt, claim, skipOnFailure } = run
   yield* self.runner.failed(message, failed, { attempt, steps: self.steps.of(message), skipOnFailure })
+  yield* self.steps.ended(message, claim, { keepSteps: true })
   yield* runEnded(self, message)
   return { _tag: "Dead", note: yield* note(self, message, failed.reason, failed.cause) }
 })

@@ -30,8 +30,15 @@ export interface StepRecords {
   /** Says that the attempt of this claim has failed, and whether that of the claim before had. */
   readonly failed: (message: JobMessage, claim: number) => Effect.Effect<void>
   readonly hasFailed: (message: JobMessage, claim: number) => Effect.Effect<boolean>
-  /** Removes the records of a run that has ended, by their ids. It does nothing where there are none. */
-  readonly ended: (message: JobMessage) => Effect.Effect<void>
+  /**
+   * Removes the records of a run that has ended, by their ids; of one that may be retried by hand those of its claims
+   * alone, so that the retry repeats no step. It does nothing where there are none.
+   */
+  readonly ended: (
+    message: JobMessage,
+    claim: number,
+    options?: { readonly keepSteps: boolean }
+  ) => Effect.Effect<void>
 }
 
 /** One store a run. */
@@ -78,6 +85,17 @@ const decodeClaim = Schema.decodeUnknownOption(Claim)
 const uncountedId = "@uncounted"
 const failedId = "@failed"
 
+const removed = (store: Store, message: JobMessage, ids: ReadonlySet<string>): Effect.Effect<void> =>
+  Effect.flatMap(store, ({ remove }) => Effect.forEach(ids, remove, { discard: true })).pipe(
+    Effect.catchCause((cause) =>
+      reportCause(
+        Effect.logWarning,
+        `The steps of "${message.name}" (id ${message.id}) couldn't be removed now: they go in ${Duration.format(timeToLive)}.`,
+        cause
+      )
+    )
+  )
+
 /**
  * On the `BackingPersistence` of the environment, which `QueueStore`'s layers provide beside the store; without
  * one, in this process's memory.
@@ -115,28 +133,25 @@ export const make: Effect.Effect<StepRecords, never, Scope.Scope> = Effect.gen(f
     attemptOf,
     uncounted: (message, claim) =>
       Effect.flatMap(attemptOf(message, claim), (attempt) =>
-        records(message).set(uncountedId, { claim, attempt })
+        Effect.ensuring(
+          records(message).set(uncountedId, { claim, attempt }),
+          Effect.sync(() => touched.delete(storeId(message)))
+        )
       ),
-    failed: (message, claim) => records(message).set(failedId, { claim, attempt: claim }),
+    // another worker may have the run next: what it has asked for is noted there
+    failed: (message, claim) =>
+      Effect.ensuring(
+        records(message).set(failedId, { claim, attempt: claim }),
+        Effect.sync(() => touched.delete(storeId(message)))
+      ),
     hasFailed: (message, claim) =>
       Effect.map(claimOf(message, failedId), (failed) => failed?.claim === claim - 1),
-    ended: (message) =>
+    ended: (message, claim, options) =>
       Effect.suspend(() => {
-        const ids = touched.get(storeId(message))
+        const steps = options?.keepSteps === true ? [] : (touched.get(storeId(message)) ?? [])
         touched.delete(storeId(message))
-        return ids === undefined
-          ? Effect.void
-          : Effect.flatMap(storeOf(message), ({ remove }) =>
-              Effect.forEach(ids, remove, { discard: true })
-            ).pipe(
-              Effect.catchCause((cause) =>
-                reportCause(
-                  Effect.logWarning,
-                  `The steps of "${message.name}" (id ${message.id}) couldn't be removed now: they go in ${Duration.format(timeToLive)}.`,
-                  cause
-                )
-              )
-            )
+        const ids = new Set([...steps, ...(claim > 1 ? [uncountedId, failedId] : [])])
+        return ids.size === 0 ? Effect.void : removed(storeOf(message), message, ids)
       })
   }
 })

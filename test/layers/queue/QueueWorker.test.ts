@@ -186,7 +186,7 @@ describe("QueueWorker", () => {
         yield* Long.dispatch()
         yield* build(Long)
         // sound: of another policy, and else the same
-        yield* build(Short as unknown as typeof Long)
+        yield* build(Short)
         assert.strictEqual(failed.length, 1)
         assert.include(failed[0], "its policy allows 2 attempts now, and 2 have failed")
       }).pipe(Effect.provide(memory))

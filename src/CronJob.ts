@@ -6,10 +6,8 @@ import { DefinitionError } from "./DefinitionError.ts"
 import { shown } from "./internal/checks.ts"
 import { makeContract } from "./internal/contract.ts"
 import { checkedSchedule } from "./internal/cronSchedule.ts"
+import { cronClock } from "./internal/ticks.ts"
 import type { Contract, Options } from "./Job.ts"
-
-/** For engines. @internal */
-export { runTicks, tickMessage } from "./internal/ticks.ts"
 
 /** The payload of every cron job. */
 export const Tick = Schema.Struct({
@@ -77,6 +75,7 @@ export const make = <
       _tag: "Cron",
       expression,
       timeZone,
+      clock: cronClock,
       ...only(name, "catchUp", options.catchUp, "once"),
       ...only(name, "overlap", options.overlap, "skip")
     }

@@ -18,6 +18,7 @@ import type { DispatchError } from "./DispatchError.ts"
 import type { Dispatchable, DispatchAllOptions, Dispatcher, DispatchOptions, Receipt } from "./Dispatcher.ts"
 import type { CurrentRun } from "./internal/CurrentRun.ts"
 import { JobTypeId, makeContract } from "./internal/contract.ts"
+import type { CronClock } from "./internal/ticks.ts"
 import type * as RetryPolicy from "./RetryPolicy.ts"
 
 export { CurrentRun } from "./internal/CurrentRun.ts"
@@ -38,6 +39,8 @@ export type Trigger =
       readonly timeZone: string | undefined
       readonly catchUp?: "once" | undefined
       readonly overlap?: "skip" | undefined
+      /** For engines without a scheduler of their own. @internal */
+      readonly clock: CronClock
     }
 
 /** What the runner provides to a handler, and `toLayer` takes out of its requirements. */

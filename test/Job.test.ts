@@ -155,7 +155,7 @@ describe("contracts", () => {
       _tag: "Event",
       event: "happened"
     })
-    assert.deepStrictEqual(CronJob.make("a", { cron: "* * * * *" }).trigger, {
+    assert.deepInclude(CronJob.make("a", { cron: "* * * * *" }).trigger, {
       _tag: "Cron",
       expression: "* * * * *",
       timeZone: undefined

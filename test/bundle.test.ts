@@ -17,8 +17,13 @@ describe("a bundle", () => {
     assert.deepStrictEqual(node, [])
   }, 60_000)
 
-  it("with inline dispatch only has at most 15 KB of this package", async () => {
-    assert.isAtMost((await share(programs["core and inline"])).size, 15_000)
+  it("with inline dispatch only has at most 14.5 KB of this package, and no cron", async () => {
+    const { modules, size } = await share(programs["core and inline"])
+    assert.isAtMost(size, 14_500)
+    assert.deepStrictEqual(
+      modules.filter((module) => /ticks|cron/i.test(module)),
+      []
+    )
   }, 60_000)
 
   it("that dispatches by Inngest, or works for it over HTTP: what is ours imports nothing of Node", async () => {

@@ -238,3 +238,9 @@ export const runTicks = <E, R>(
     }
     return tickOn({ job, trigger, offer, records: records ?? recordsInMemory() })
   })
+
+/**
+ * The clock of cron jobs, as their contracts carry it: a program without cron jobs has nothing of it.
+ */
+export const cronClock = { runTicks, tickEnded, recordsInMemory }
+export type CronClock = typeof cronClock

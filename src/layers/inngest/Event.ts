@@ -5,7 +5,7 @@
 import * as DateTime from "effect/DateTime"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
-import { tickMessage } from "../../CronJob.ts"
+import { tickMessage } from "../../internal/ticks.ts"
 import type { JobMessage, DispatchRequest } from "../../Dispatcher.ts"
 import type * as Job from "../../Job.ts"
 import * as RunRecords from "../../internal/RunRecords.ts"

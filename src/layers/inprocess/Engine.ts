@@ -19,7 +19,6 @@ import { announce } from "../../internal/announce.ts"
 import { plural } from "../../internal/describe.ts"
 import { report } from "../../internal/isolated.ts"
 import { ownServices } from "../../internal/RunContext.ts"
-import { recordsInMemory, runTicks, tickEnded } from "../../internal/ticks.ts"
 import { complete, inMemory } from "../../internal/RunRecords.ts"
 import { CurrentRunState, type RunSteps } from "../../internal/RunState.ts"
 import { endFibers, reportLeft } from "../../internal/shutdown.ts"
@@ -184,26 +183,26 @@ export const make = <const Jobs extends ReadonlyArray<Job.Any>>(
   })
 
 /** The clocks of the cron jobs. */
-const tick = (self: Engine, jobs: ReadonlyArray<Job.Any>): Effect.Effect<void, never, Scope.Scope> => {
-  const records = recordsInMemory()
-  return Effect.forEach(
-    jobs.filter(({ trigger }) => trigger._tag === "Cron"),
+const tick = (self: Engine, jobs: ReadonlyArray<Job.Any>): Effect.Effect<void, never, Scope.Scope> =>
+  Effect.forEach(
+    jobs,
     (job) => {
-      const isAwaited = job.trigger._tag === "Cron" && job.trigger.overlap === "skip"
+      const { trigger } = job
+      if (trigger._tag !== "Cron") return Effect.void
+      const records = trigger.clock.recordsInMemory()
       const offer = (message: JobMessage) =>
         Effect.suspend(() => {
           start(self, message, { delay: 0, isRemembered: true })
           const run = self.runs.get(runKey(message))
-          const over = tickEnded(records, job, message)
-          return run === undefined || !isAwaited
+          const over = trigger.clock.tickEnded(records, job, message)
+          return run === undefined || trigger.overlap !== "skip"
             ? over
             : Effect.asVoid(Effect.forkChild(Effect.andThen(Deferred.await(run.ended), over)))
         })
-      return Effect.forkScoped(runTicks(job, offer, records))
+      return Effect.forkScoped(trigger.clock.runTicks(job, offer, records))
     },
     { discard: true }
   )
-}
 
 /** All requests are checked before any is acted on. */
 const send = (self: Engine, requests: ReadonlyArray<DispatchRequest>): Effect.Effect<void, DispatchError> => {

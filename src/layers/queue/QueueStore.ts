@@ -16,7 +16,9 @@ import { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import { DefinitionError } from "../../DefinitionError.ts"
 import { checkedDuration } from "../../internal/checks.ts"
-import * as Wake from "./Wake.ts"
+import * as PostgresStore from "./PostgresStore.ts"
+import { nameOf, prepare } from "./PostgresTable.ts"
+import * as PostgresWake from "./PostgresWake.ts"
 
 /** What all stores take. */
 export interface Options {
@@ -47,7 +49,7 @@ export interface RedisOptions extends Options {
 
 /** The store can't be used as it is set up. The message says what to change. */
 export class QueueStoreError extends Data.TaggedError("QueueStoreError")<{
-  readonly reason: "SessionTimeZone" | "Migration"
+  readonly reason: "SessionTimeZone" | "Migration" | "Connection"
   readonly message: string
   readonly cause?: unknown
 }> {}
@@ -174,41 +176,83 @@ export const layerSql = (
   SqlClient
 > => Layer.merge(Layer.effect(PersistedQueue.PersistedQueueStore, makeSql(options)), steps)
 
-/** What a store on Postgres with notifications takes. */
+/** What a store on Postgres takes. */
 export interface PostgresOptions extends SqlOptions {
-  /** Of the notifications; at most 63 characters. Default: the table's name. */
+  /** A table, or `schema.table`; at most 52 bytes. Default `effect_queue`. */
+  readonly tableName?: string | undefined
+  /** Of the notifications; at most 63 bytes. Default: the table's name. */
   readonly channel?: string | undefined
 }
 
+/** PersistedQueue's store on Postgres, as `layerPostgres` provides it. */
+export const makePostgres = <Client extends PostgresWake.PgClient, Id>(
+  module: PostgresWake.PgModule<Client, Id>,
+  options: PostgresOptions = {}
+): Effect.Effect<
+  PersistedQueue.PersistedQueueStore["Service"],
+  SqlError | QueueStoreError,
+  Id | Scope.Scope
+> =>
+  Effect.gen(function* () {
+    const client = yield* module.PgClient
+    const sql = client.withoutTransforms()
+    const name = nameOf(options.tableName ?? "effect_queue")
+    yield* checkTimeZone(sql)
+    const own = yield* PostgresWake.makeOwn(module, client).pipe(
+      Effect.mapError(
+        (cause) =>
+          new QueueStoreError({
+            reason: "Connection",
+            message: `The queue's store on Postgres works on connections of its own beside the program's pool, up to ${PostgresWake.ownConnections} of them, and couldn't open one.`,
+            cause
+          })
+      )
+    )
+    yield* migrated(name.quoted, prepare(own, name))
+    const channel = options.channel ?? `${options.tableName ?? "effect_queue"}`
+    const wake = yield* PostgresWake.make(own, channel)
+    const { look, started, store } = yield* PostgresStore.make({
+      name,
+      sql,
+      own,
+      notify: wake.notify,
+      maxElementSize: (client.config.maxMessageSize ?? defaultMaxMessageSize) - rowOverhead,
+      ...timing(options)
+    })
+    yield* Effect.forkScoped(Effect.andThen(started, wake.hear(look)))
+    return store
+  })
+
+/** PgClient ends a connection at a longer row. */
+const defaultMaxMessageSize = 16 * 1024 * 1024
+
+/** What a claimed row has beside its element: an id and a queue's name of 255 characters, and numbers. */
+const rowOverhead = 4_096
+
 /**
- * As {@link layerSql}, on Postgres, with `LISTEN` and `NOTIFY`: what one process has committed, a worker in
- * another one sees within milliseconds, and not at its next poll. Give it the client of `@effect/sql-pg`:
- * `QueueStore.layerPostgres(PgClient.PgClient)`.
+ * A store of our own on PersistedQueue's table on Postgres; any `PersistedQueue` works on it. Give it the module
+ * `PgClient` of `@effect/sql-pg`: `QueueStore.layerPostgres(PgClient)`.
  *
- * It holds one connection of the pool. Polling goes on as before, and finds what a lost notification hasn't told.
- * A queue is woken at most ten times a second; retries and delayed messages wait for the poll.
+ * - Claims and acknowledgements go in batches: several times the messages a second of `layerSql`.
+ * - What one process has committed, a worker in another one sees within milliseconds, by `LISTEN` and `NOTIFY`. Polling
+ *   goes on, one statement for all queues, and finds what a lost notification hasn't told.
+ * - It opens two to four connections of its own beside the client's pool, with the client's settings, so a pool that is
+ *   used up keeps no lock from being renewed. A process that only dispatches closes its one after a minute.
+ * - Delays are kept to the millisecond, by the database's clock.
+ * - An end is reported when it is stored. A crash between a run and its acknowledgement repeats the run, once its lock
+ *   has expired: at most those that the process had under way.
  */
-export const layerPostgres = <E, R>(
-  client: Effect.Effect<Wake.Listening, E, R>,
+export const layerPostgres = <Client extends PostgresWake.PgClient, Id>(
+  module: PostgresWake.PgModule<Client, Id>,
   options: PostgresOptions = {}
 ): Layer.Layer<
   PersistedQueue.PersistedQueueStore | Persistence.BackingPersistence,
-  E | SqlError | QueueStoreError,
-  R | SqlClient
+  SqlError | QueueStoreError,
+  Id
 > =>
   Layer.merge(
-    Layer.effect(
-      PersistedQueue.PersistedQueueStore,
-      Effect.gen(function* () {
-        const store = yield* makeSql(options)
-        return yield* Wake.make(store, {
-          sql: yield* SqlClient,
-          listening: yield* client,
-          channel: options.channel ?? options.tableName ?? "effect_queue"
-        })
-      })
-    ),
-    steps
+    Layer.effect(PersistedQueue.PersistedQueueStore, makePostgres(module, options)),
+    Layer.provide(steps, Layer.effect(SqlClient, module.PgClient))
   )
 
 /**

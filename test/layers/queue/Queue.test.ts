@@ -563,7 +563,7 @@ layer(Server.layer, { excludeTestServices: true, timeout: "60 seconds" })("Queue
       const elsewhere = yield* Layer.build(
         Layer.fresh(
           QueueDispatcher.layer.pipe(
-            Layer.provide(QueueStore.layerPostgres(PgClient.PgClient)),
+            Layer.provide(QueueStore.layerPostgres(PgClient)),
             Layer.provide(Server.client())
           )
         )
@@ -589,7 +589,7 @@ layer(Server.layer, { excludeTestServices: true, timeout: "60 seconds" })("Queue
       Effect.scoped,
       Effect.provide(
         QueueDispatcher.layer.pipe(
-          Layer.provideMerge(QueueStore.layerPostgres(PgClient.PgClient)),
+          Layer.provideMerge(QueueStore.layerPostgres(PgClient)),
           Layer.provideMerge(Server.client())
         )
       )

@@ -91,6 +91,7 @@ export const latest = 8_640_000_000_000_000
 /** Some three thousand years, for a delay that has no end. */
 const longestDelay = 100_000_000_000_000
 const outageLogMillis = 60_000
+const planMillis = 10_000
 
 export interface Store {
   readonly store: PersistedQueueStore["Service"]
@@ -431,7 +432,9 @@ class Loop {
       ...(ends.length === 0 ? [] : endParams(ends))
     ]
     for (const { box } of claims) box.look = false
-    return this.execute(connection, statement, params).pipe(
+    // a plan is kept for ten seconds: one that was made for an empty table would read a full one from end to end
+    const planned = `${statement} -- ${Math.floor(this.now() / planMillis)}`
+    return this.execute(connection, planned, params).pipe(
       Effect.onError(() =>
         Effect.sync(() => {
           for (const end of ends) end.tried = true
@@ -456,8 +459,7 @@ class Loop {
 
   claimParams(claims: ReturnType<Loop["wanted"]>, lock: string): ReadonlyArray<unknown> {
     return [
-      claims.map(({ box }) => box.name),
-      claims.map(({ count }) => String(count)),
+      JSON.stringify(claims.map(({ box, count }) => ({ name: box.name, most: count }))),
       Duration.toMillis(this.options.lockExpiration),
       lock,
       this.options.maxElementSize

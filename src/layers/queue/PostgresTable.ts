@@ -180,6 +180,12 @@ export interface Statements {
   readonly cleanup: string
 }
 
+/**
+ * A parameter whose value the planner can't see. So a plan for any values costs what one for these values does, and
+ * Postgres keeps it: planning these statements takes as long as running them.
+ */
+const hidden = (parameter: string) => `(SELECT ${parameter})`
+
 const milliseconds = (parameter: string) => `${parameter} * INTERVAL '1 millisecond'`
 
 /**
@@ -189,12 +195,10 @@ const milliseconds = (parameter: string) => `${parameter} * INTERVAL '1 millisec
  * A row that is woken while it runs gets the time 'epoch'. Parking it sees that, and so does no sleep.
  */
 export const statements = ({ quoted: table }: Name): Statements => {
-  const ends = (from: number) => ({
-    list: `unnest($${from}::text[]::bigint[], $${from + 1}::text[]::uuid[], $${from + 2}::text[], $${from + 3}::text[]::float8[], $${from + 4}::text[]) d(sequence, lock, kind, delay, failure)`,
-    sequences: `$${from}::text[]::bigint[]`
-  })
+  const ends = (from: number) =>
+    `unnest(${[`$${from}::text[]::bigint[]`, `$${from + 1}::text[]::uuid[]`, `$${from + 2}::text[]`, `$${from + 3}::text[]::float8[]`, `$${from + 4}::text[]`].map(hidden)}) d(sequence, lock, kind, delay, failure)`
   const settled = (from: number) => `free AS (
-      SELECT t.sequence, d.kind, d.delay, d.failure FROM ${ends(from).list} JOIN ${table} t ON t.sequence = d.sequence AND t.acquired_by = d.lock
+      SELECT t.sequence, d.kind, d.delay, d.failure FROM ${ends(from)} JOIN ${table} t ON t.sequence = d.sequence AND t.acquired_by = d.lock
       FOR NO KEY UPDATE OF t SKIP LOCKED
     ), ended AS (
       UPDATE ${table} t SET acquired_at = NULL, acquired_by = NULL, updated_at = NOW(),
@@ -208,24 +212,24 @@ export const statements = ({ quoted: table }: Name): Statements => {
       FROM free d WHERE t.sequence = d.sequence RETURNING t.sequence
     )`
   const claimed = (but: string) => `due AS (
-      SELECT d.sequence FROM unnest($1::text[], $2::text[]::int[]) want(name, most) CROSS JOIN LATERAL (
+      SELECT d.sequence FROM json_to_recordset(${hidden("$1::json")}) want(name text, most int) CROSS JOIN LATERAL (
         SELECT sequence FROM ${table} WHERE queue_name = want.name AND state = 'pending' AND visible_at <= NOW()
-          AND (acquired_at IS NULL OR acquired_at < NOW() - ${milliseconds("$3::float8")}${but})
+          AND (acquired_at IS NULL OR acquired_at < NOW() - ${milliseconds(hidden("$2::float8"))}${but})
         ORDER BY visible_at, sequence LIMIT want.most FOR NO KEY UPDATE SKIP LOCKED
       ) d
     ), claimed AS (
-      UPDATE ${table} t SET acquired_at = NOW(), acquired_by = $4::uuid, attempts = t.attempts + 1,
+      UPDATE ${table} t SET acquired_at = NOW(), acquired_by = $3::uuid, attempts = t.attempts + 1,
         visible_at = CASE WHEN t.visible_at = 'epoch' THEN NOW() ELSE t.visible_at END
-      FROM due WHERE t.sequence = due.sequence
+      WHERE t.sequence = ANY (ARRAY (SELECT sequence FROM due))
       RETURNING t.sequence, t.id, t.queue_name, t.element, t.attempts, t.visible_at
     )`
   const rows = `SELECT sequence::text, id, queue_name, attempts,
-      CASE WHEN octet_length(element) <= $5::int THEN element END AS element FROM claimed`
+      CASE WHEN octet_length(element) <= $4::int THEN element END AS element FROM claimed`
   const order = "ORDER BY visible_at, claimed.sequence"
   return {
     claim: `WITH ${claimed("")} ${rows} ${order}`,
     settle: `WITH ${settled(1)} SELECT sequence::text FROM ended`,
-    settleAndClaim: `WITH ${settled(6)}, ${claimed(` AND sequence <> ALL (${ends(6).sequences})`)},
+    settleAndClaim: `WITH ${settled(5)}, ${claimed(` AND sequence <> ALL (${hidden("$5::text[]::bigint[]")}::bigint[])`)},
       claims AS (${rows} ${order})
       SELECT sequence, id, queue_name, attempts, element FROM claims
       UNION ALL SELECT sequence::text, NULL, NULL, NULL, NULL FROM ended`,

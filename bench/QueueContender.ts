@@ -7,6 +7,7 @@ import { Queue as BullQueue, Worker as BullWorker } from "bullmq"
 import { Deferred, Effect, Layer, ManagedRuntime, Schema } from "effect"
 import { Job, JobMessage } from "effect-jobs"
 import { QueueDispatcher, QueueStore, QueueWorker } from "effect-jobs/queue"
+import { SqliteClient } from "effect-jobs/sqlite"
 import { PersistedQueue, type Persistence } from "effect/persistence"
 import type { RedisError } from "effect/persistence/Redis"
 import type { SqlError } from "effect/sql/SqlError"
@@ -15,7 +16,6 @@ import { PgBoss } from "pg-boss"
 import { createClient } from "redis"
 import * as Postgres from "../test/support/Postgres.ts"
 import * as Redis from "../test/support/Redis.ts"
-import * as Sqlite from "../test/support/Sqlite.ts"
 
 /** Where the queue is. */
 export type Store =
@@ -317,7 +317,10 @@ const storeLayer = (
     case "memory":
       return QueueStore.layerMemory
     case "SQLite":
-      return Layer.provide(QueueStore.layerSql(), Sqlite.client(store.file))
+      return Layer.provide(
+        QueueStore.layerSql(),
+        SqliteClient.layer({ filename: store.file, synchronous: "normal" })
+      )
     case "Postgres":
       return Layer.provide(QueueStore.layerSql(), Postgres.client(store.url))
     case "Redis":

@@ -1,16 +1,16 @@
 // The stores that tests run on, each fresh.
 import { Effect, Layer } from "effect"
 import { QueueStore } from "effect-jobs/queue"
+import { SqliteClient } from "effect-jobs/sqlite"
 import type { PersistedQueueStore } from "effect/persistence/PersistedQueue"
 import * as Postgres from "./Postgres.ts"
 import * as Redis from "./Redis.ts"
-import * as Sqlite from "./Sqlite.ts"
 
 /** A Postgres of its own, and its SqlClient. */
 export const postgres = Layer.unwrap(Effect.map(Postgres.make(), ({ url }) => Postgres.client(url)))
 
 /** A SQLite in memory, and its SqlClient. */
-export const sqlite = Sqlite.client(":memory:")
+export const sqlite = SqliteClient.layer({ filename: ":memory:" })
 
 /** A Redis of its own, and its client; only where `Redis.hasRedis`. */
 export const redis = Layer.unwrap(Effect.map(Redis.make, ({ port }) => Redis.client(port)))

@@ -2,10 +2,12 @@
  * The part of our stores that goes beyond Effect's `PersistedQueueStore`: limits, offers of many, waits and lost
  * claims. Each is optional, so that any other `PersistedQueueStore` works as well.
  */
+import * as Cause from "effect/Cause"
 import * as Data from "effect/Data"
-import type * as Duration from "effect/Duration"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import type { PersistedQueueError, PersistedQueueStore } from "effect/persistence/PersistedQueue"
+import { PersistedQueueError, type PersistedQueueStore } from "effect/persistence/PersistedQueue"
+import { SqlError } from "effect/sql/SqlError"
 
 type Store = PersistedQueueStore["Service"]
 
@@ -78,26 +80,80 @@ export class ElementRefused extends Data.TaggedError("ElementRefused")<{
   readonly message: string
 }> {}
 
-export const tooLarge = (queue: string, id: string, actual: number, limit: number): ElementRefused =>
-  new ElementRefused({
-    reason: "TooLarge",
-    actual,
-    limit,
-    message: `The element "${id}" of the queue "${queue}" has ${actual} bytes, and its store takes ${limit} at most.`
-  })
-
-export const tooLate = (queue: string, id: string, actual: number, limit: number): ElementRefused =>
-  new ElementRefused({
+/** Why the store can't keep the element, as `offer` fails; `json` is the element in JSON. */
+export const refusal = (
+  { delay, id, name }: Offered,
+  json: string,
+  now: number,
+  limits: { readonly maxElementSize: number; readonly latest: number }
+): PersistedQueueError | undefined => {
+  const which = `The element "${id}" of the queue "${name}"`
+  const { latest, maxElementSize } = limits
+  const size = bytesOver(json, maxElementSize)
+  if (size > 0) {
+    return refused({
+      reason: "TooLarge",
+      actual: size,
+      limit: maxElementSize,
+      message: `${which} has ${size} bytes, and its store takes ${maxElementSize} at most.`
+    })
+  }
+  const due = delay === undefined ? now : now + Duration.toMillis(delay)
+  if (due <= latest) return undefined
+  return refused({
     reason: "TooLate",
-    actual,
-    limit,
-    message: `The element "${id}" of the queue "${queue}" is due at ${actual} ms since 1970, and its store keeps no time after ${limit}.`
+    actual: due,
+    limit: latest,
+    message: `${which} is due later than ${new Date(latest).toISOString()}, and its store keeps no such time.`
   })
+}
 
-/** The bytes of a text in UTF-8 if they may be more than the limit, else 0. */
-export const bytesOver = (text: string, limit: number): number => {
+const refused = (refused: ConstructorParameters<typeof ElementRefused>[0]): PersistedQueueError =>
+  new PersistedQueueError({ message: refused.message, cause: new ElementRefused(refused) })
+
+/** The bytes of a text in UTF-8 if they are more than the limit, else 0. */
+const bytesOver = (text: string, limit: number): number => {
   // a unit of UTF-16 has at most three bytes
   if (text.length * 3 <= limit) return 0
   const bytes = Buffer.byteLength(text)
   return bytes > limit ? bytes : 0
+}
+
+/**
+ * The error below a `PersistedQueueError`, which says why an offer failed. `SqlError` has a `reason` whose tag tells a
+ * database that is away (`ConnectionError`, `AuthenticationError`, `StatementTimeoutError`) from a transaction to be
+ * repeated (`DeadlockError`, `SerializationError`) and from a row that the table doesn't take (`ConstraintError`,
+ * `UniqueViolation`); others are an {@link ElementRefused} or a `RedisError`.
+ */
+export const causeOf = (error: PersistedQueueError): unknown =>
+  Cause.isCause(error.cause) ? Cause.squash(error.cause) : error.cause
+
+/** Reasons of a `SqlError` for which the transaction may be repeated at once. */
+const repeatable = new Set(["DeadlockError", "SerializationError"])
+
+/** Reasons of a `SqlError` that a repeated offer meets again. */
+const lasting = new Set(["ConstraintError", "UniqueViolation", "SqlSyntaxError", "AuthorizationError"])
+
+/**
+ * What an offer's failure means: `Unavailable`: the store is away or hasn't answered; `Conflict`: the transaction was in
+ * another's way, and may be repeated; `Refused`: the store doesn't take this element, or not from this role.
+ */
+export const failureOf = (error: PersistedQueueError): "Unavailable" | "Conflict" | "Refused" => {
+  const cause = causeOf(error)
+  if (cause instanceof ElementRefused) return "Refused"
+  if (!(cause instanceof SqlError)) return "Unavailable"
+  if (repeatable.has(cause.reason._tag)) return "Conflict"
+  if (lasting.has(cause.reason._tag)) return "Refused"
+  // class 22 of SQL's states: a value that the column doesn't take
+  return cause.reason._tag === "UnknownError" && stateOf(cause.reason.cause)?.startsWith("22") === true
+    ? "Refused"
+    : "Unavailable"
+}
+
+/** The SQLSTATE of a driver's error, where it has one. */
+const stateOf = (cause: unknown): string | undefined => {
+  if (typeof cause !== "object" || cause === null) return undefined
+  if ("code" in cause && typeof cause.code === "string") return cause.code
+  if ("fields" in cause) return stateOf(cause.fields)
+  return "cause" in cause ? stateOf(cause.cause) : undefined
 }

@@ -173,15 +173,14 @@ class Loop {
   offerAll(elements: ReadonlyArray<Extensions.Offered>): Effect.Effect<void, PersistedQueueError> {
     const { maxElementSize, notify, sql } = this.options
     if (elements.length === 0) return Effect.void
-    return Effect.suspend((): Effect.Effect<void, SqlError | Extensions.ElementRefused> => {
-      const delays = elements.map(({ delay }) => (delay === undefined ? 0 : Duration.toMillis(delay)))
+    return Effect.suspend((): Effect.Effect<unknown, SqlError | PersistedQueueError> => {
       const rows = elements.map(({ element }) => JSON.stringify(element))
-      for (const [n, { id, name }] of elements.entries()) {
-        const size = Extensions.bytesOver(rows[n] ?? "", maxElementSize)
-        if (size > 0) return Effect.fail(Extensions.tooLarge(name, id, size, maxElementSize))
-        const due = this.now() + (delays[n] ?? 0)
-        if (due > latest) return Effect.fail(Extensions.tooLate(name, id, due, latest))
+      const moment = this.now()
+      for (const [n, element] of elements.entries()) {
+        const refusal = Extensions.refusal(element, rows[n] ?? "", moment, { maxElementSize, latest })
+        if (refusal !== undefined) return Effect.fail(refusal)
       }
+      const delays = elements.map(({ delay }) => (delay === undefined ? 0 : Duration.toMillis(delay)))
       const columns = [
         elements.map(({ id }) => id),
         elements.map(({ name }) => name),
@@ -683,14 +682,14 @@ const pretty = (cause: Cause.Cause<unknown>): string => {
   }
 }
 
-/** As PersistedQueue's error; `cause` is the `SqlError` or the `ElementRefused`. */
+/** As PersistedQueue's error; `cause` is the `SqlError`. */
 const refused =
   (message: string) =>
-  <A>(
-    effect: Effect.Effect<A, SqlError | Extensions.ElementRefused>
-  ): Effect.Effect<void, PersistedQueueError> =>
-    Effect.catchCause(Effect.asVoid(effect), (cause) =>
-      Cause.hasInterruptsOnly(cause)
-        ? Effect.interrupt
-        : Effect.fail(new PersistedQueueError({ message, cause: Cause.squash(cause) }))
-    )
+  <A>(effect: Effect.Effect<A, SqlError | PersistedQueueError>): Effect.Effect<void, PersistedQueueError> =>
+    Effect.catchCause(Effect.asVoid(effect), (cause) => {
+      if (Cause.hasInterruptsOnly(cause)) return Effect.interrupt
+      const error = Cause.squash(cause)
+      return Effect.fail(
+        error instanceof PersistedQueueError ? error : new PersistedQueueError({ message, cause: error })
+      )
+    })

@@ -3,22 +3,25 @@
  * of what would lose or delay them. Beside each is Effect's `BackingPersistence` in the same place, for the
  * durable steps of the jobs.
  */
+import * as Clock from "effect/Clock"
 import * as Data from "effect/Data"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as PersistedQueue from "effect/persistence/PersistedQueue"
 import * as Persistence from "effect/persistence/Persistence"
-import type { Redis } from "effect/persistence/Redis"
+import { Redis } from "effect/persistence/Redis"
 import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import { DefinitionError } from "../../DefinitionError.ts"
-import { checkedDuration } from "../../internal/checks.ts"
+import { checkedDuration, longest } from "../../internal/checks.ts"
+import * as Extensions from "./Extensions.ts"
 import * as PostgresStore from "./PostgresStore.ts"
 import { nameOf, prepare } from "./PostgresTable.ts"
 import * as PostgresWake from "./PostgresWake.ts"
+import * as RedisStore from "./RedisStore.ts"
 
 /** What all stores take. */
 export interface Options {
@@ -49,7 +52,7 @@ export interface RedisOptions extends Options {
 
 /** The store can't be used as it is set up. The message says what to change. */
 export class QueueStoreError extends Data.TaggedError("QueueStoreError")<{
-  readonly reason: "SessionTimeZone" | "Migration" | "Connection"
+  readonly reason: "SessionTimeZone" | "Migration" | "Connection" | "Cluster"
   readonly message: string
   readonly cause?: unknown
 }> {}
@@ -103,16 +106,47 @@ export const makeSql = (
   Effect.gen(function* () {
     const sql = (yield* SqlClient).withoutTransforms()
     yield* checkTimeZone(sql)
-    const store = yield* migrated(
-      options.tableName ?? "effect_queue",
-      PersistedQueue.makeStoreSql({ tableName: options.tableName, ...timing(options) })
-    )
+    const tableName = options.tableName ?? "effect_queue"
+    const isPostgres = sql.onDialectOrElse({ pg: () => true, orElse: () => false })
+    if (isPostgres && nameOf(tableName).schema !== undefined) {
+      throw new DefinitionError({
+        message: `The tableName of QueueStore.layerSql can't name a schema, as "${tableName}" does: QueueStore.layerPostgres can.`
+      })
+    }
+    const store = yield* migrated(tableName, PersistedQueue.makeStoreSql({ tableName, ...timing(options) }))
     return sql.onDialectOrElse({
-      pg: () => store,
+      pg: () => limited(store, { maxElementSize: maxElementSizeOf(sql), latest: PostgresStore.latest }),
       mssql: () => store,
+      sqlite: () => limited(wholeSeconds(store), { maxElementSize: sqliteMaxString, latest: endOfYear9999 }),
       orElse: () => wholeSeconds(store)
     })
   })
+
+/** SQLite's limit of a string, in bytes. */
+const sqliteMaxString = 1_000_000_000
+
+/** SQLite's dates end here, and an offer rounds up by up to two seconds. */
+const endOfYear9999 = Date.UTC(9999, 11, 31, 23, 59, 57)
+
+/**
+ * Effect's store, which refuses what it would lose: SQLite makes NULL of a later time, and ignores a row with it;
+ * PgClient ends its connection at a longer row, whenever it is claimed.
+ */
+const limited = (
+  store: PersistedQueue.PersistedQueueStore["Service"],
+  limits: { readonly maxElementSize: number; readonly latest: number }
+): PersistedQueue.PersistedQueueStore["Service"] =>
+  Extensions.extend(
+    {
+      ...store,
+      offer: (element) =>
+        Effect.flatMap(Clock.currentTimeMillis, (now) => {
+          const refusal = Extensions.refusal(element, JSON.stringify(element.element), now, limits)
+          return refusal === undefined ? store.offer(element) : Effect.fail(refusal)
+        })
+    },
+    limits
+  )
 
 /**
  * SQLite's and MySQL's clocks drop the fraction of the second, so that a retry would come up to a second too
@@ -130,7 +164,8 @@ const wholeSeconds = (
       },
       retryDelay: (attempts) =>
         Effect.map(options.retryDelay(attempts), (delay) =>
-          Duration.isZero(delay) ? delay : Duration.sum(delay, Duration.seconds(1))
+          // no date is after the year 9999
+          Duration.isZero(delay) ? delay : Duration.sum(Duration.min(delay, longest), Duration.seconds(1))
         )
     })
 })
@@ -216,15 +251,20 @@ export const makePostgres = <Client extends PostgresWake.PgClient, Id>(
       sql,
       own,
       notify: wake.notify,
-      maxElementSize: (client.config.maxMessageSize ?? defaultMaxMessageSize) - rowOverhead,
+      maxElementSize: maxElementSizeOf(client),
       ...timing(options)
     })
     yield* Effect.forkScoped(Effect.andThen(started, wake.hear(look)))
     return store
   })
 
-/** PgClient ends a connection at a longer row. */
-const defaultMaxMessageSize = 16 * 1024 * 1024
+/** PgClient ends a connection at a longer row, and has the limit in its settings. */
+const maxElementSizeOf = (sql: object): number => {
+  // sound: read from whatever is there
+  const { config } = sql as { readonly config?: { readonly maxMessageSize?: unknown } }
+  const size = config?.maxMessageSize
+  return (typeof size === "number" ? size : 16 * 1024 * 1024) - rowOverhead
+}
 
 /** What a claimed row has beside its element: an id and a queue's name of 255 characters, and numbers. */
 const rowOverhead = 4_096
@@ -255,18 +295,46 @@ export const layerPostgres = <Client extends PostgresWake.PgClient, Id>(
     Layer.provide(steps, Layer.effect(SqlClient, module.PgClient))
   )
 
+/** PersistedQueue's store on Redis, as `layerRedis` provides it. */
+export const makeRedis = (
+  options: RedisOptions = {}
+): Effect.Effect<PersistedQueue.PersistedQueueStore["Service"], QueueStoreError, Redis | Scope.Scope> =>
+  Effect.gen(function* () {
+    const redis = yield* Redis
+    const clock = yield* Clock.Clock
+    const server = yield* RedisStore.serverOf(redis)
+    if (server.get("cluster_enabled") === "1") {
+      return yield* new QueueStoreError({
+        reason: "Cluster",
+        message:
+          "The queue's Redis is a cluster, and each step of a message uses keys of several of its slots (CROSSSLOT): use a server that is none."
+      })
+    }
+    yield* Effect.forEach(RedisStore.warnings(server), (warning) => Effect.logWarning(warning))
+    const store = yield* PersistedQueue.makeStoreRedis({ prefix: options.prefix, ...timing(options) }).pipe(
+      Effect.provideService(
+        Redis,
+        RedisStore.recovering(redis, () => clock.currentTimeMillisUnsafe())
+      )
+    )
+    return Extensions.extend(store, {
+      maxElementSize: redisMaxString - rowOverhead,
+      latest: PostgresStore.latest
+    })
+  })
+
+/** Redis' `proto-max-bulk-len`. */
+const redisMaxString = 512 * 1024 * 1024
+
 /**
  * The store on the `Redis` of the environment, such as `NodeRedis.layer`. What is accepted is as durable as the
- * server's persistence: use `appendonly yes`.
+ * server's persistence: use `appendonly yes`. A cluster is refused; a server that may lose messages is logged.
  */
 export const layerRedis = (
   options: RedisOptions = {}
-): Layer.Layer<PersistedQueue.PersistedQueueStore | Persistence.BackingPersistence, never, Redis> =>
+): Layer.Layer<PersistedQueue.PersistedQueueStore | Persistence.BackingPersistence, QueueStoreError, Redis> =>
   Layer.merge(
-    Layer.effect(
-      PersistedQueue.PersistedQueueStore,
-      Effect.suspend(() => PersistedQueue.makeStoreRedis({ prefix: options.prefix, ...timing(options) }))
-    ),
+    Layer.effect(PersistedQueue.PersistedQueueStore, makeRedis(options)),
     Persistence.layerBackingRedis
   )
 

@@ -68,6 +68,8 @@ interface End {
   tried: boolean
 }
 
+type Restore = <A>(effect: Effect.Effect<A>) => Effect.Effect<A>
+
 /** The takers of one queue, in this process. */
 interface Box {
   readonly name: string
@@ -233,17 +235,18 @@ class Loop {
 
   take(options: Extensions.TakeOptions): ReturnType<PersistedQueueStore["Service"]["take"]> {
     const box = this.box(options.name)
-    const next: ReturnType<PersistedQueueStore["Service"]["take"]> = Effect.uninterruptibleMask((restore) =>
+    // one mask for all that it comes by: within another one, the wait couldn't be interrupted
+    const next = (restore: Restore): ReturnType<PersistedQueueStore["Service"]["take"]> =>
       Effect.flatMap(this.receive(box, restore), (claim) => {
         if (claim.attempts > options.maxAttempts) {
           return Effect.andThen(
             this.end(claim, "expired", { failure: "Lock expired after final attempt" }),
-            next
+            next(restore)
           )
         }
         const parsed = parse(claim)
         if (Exit.isFailure(parsed)) {
-          return Effect.andThen(this.end(claim, "fail", { failure: pretty(parsed.cause) }), next)
+          return Effect.andThen(this.end(claim, "fail", { failure: pretty(parsed.cause) }), next(restore))
         }
         const item = { id: claim.id, attempts: claim.attempts, element: parsed.value }
         return Effect.as(
@@ -251,15 +254,14 @@ class Loop {
           Extensions.withLost(item, Deferred.await(claim.lost))
         )
       })
-    )
     return Effect.suspend(() => {
       this.started.openUnsafe()
-      return next
+      return Effect.uninterruptibleMask(next)
     })
   }
 
   /** A claim of the queue; what was handed over to a fiber that is interrupted goes back. */
-  receive(box: Box, restore: <A>(effect: Effect.Effect<A>) => Effect.Effect<A>): Effect.Effect<Claim> {
+  receive(box: Box, restore: Restore): Effect.Effect<Claim> {
     return Effect.suspend(() => {
       let got = box.ready.shift()
       if (got !== undefined) return Effect.succeed(got)

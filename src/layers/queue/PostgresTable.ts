@@ -237,13 +237,13 @@ export const statements = ({ quoted: table }: Name): Statements => {
       JOIN ${table} t ON t.sequence = d.sequence AND t.acquired_by = d.lock`,
     // what another session has locked nobody can claim, and it is renewed the next time
     renew: `WITH held AS (
-        SELECT t.sequence FROM unnest($1::text[]::bigint[], $2::text[]::uuid[]) d(sequence, lock)
+        SELECT t.sequence, d.lock FROM unnest($1::text[]::bigint[], $2::text[]::uuid[]) d(sequence, lock)
         JOIN ${table} t ON t.sequence = d.sequence AND t.acquired_by = d.lock
       ), free AS (
         SELECT t.sequence FROM ${table} t JOIN held ON held.sequence = t.sequence FOR NO KEY UPDATE OF t SKIP LOCKED
       ), renewed AS (
         UPDATE ${table} t SET acquired_at = NOW() FROM free WHERE t.sequence = free.sequence
-      ) SELECT sequence::text FROM held`,
+      ) SELECT sequence::text, lock::text FROM held`,
     release: `UPDATE ${table} SET acquired_at = NULL, acquired_by = NULL, attempts = attempts - 1
       WHERE state = 'pending' AND acquired_by = ANY ($1::text[]::uuid[])`,
     wake: `UPDATE ${table} SET visible_at = CASE WHEN acquired_by IS NULL THEN LEAST(visible_at, NOW()) ELSE 'epoch' END

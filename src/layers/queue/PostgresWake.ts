@@ -38,6 +38,9 @@ export interface PgModule<Client extends PgClient, Id> {
 /** One listens, one claims and acknowledges, one renews and notifies, and one adds an index to an old table. */
 export const ownConnections = 4
 
+/** In place of the program's settings of its pool. */
+const ownPool = { minConnections: 0, multiplex: false }
+
 /** A client with the settings of the program's, whose connections nobody else uses. It has opened one. */
 export const makeOwn = <Client extends PgClient, Id>(
   module: PgModule<Client, Id>,
@@ -51,8 +54,7 @@ export const makeOwn = <Client extends PgClient, Id>(
         applicationName: config.applicationName ?? "effect-jobs",
         keepAlive: config.keepAlive ?? "30 seconds",
         startupParameters: { ...config.startupParameters, timezone: "UTC" },
-        // of a pool's, if it has them
-        ...{ minConnections: 0, maxConnections: ownConnections, multiplex: false },
+        ...ownPool,
         maxConnections: ownConnections
       })
       .pipe(Effect.provideServiceEffect(Reactivity.Reactivity, Reactivity.make))

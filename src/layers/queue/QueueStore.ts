@@ -194,7 +194,32 @@ const migrated = <A, E, R>(
 
 /** Where durable steps are kept on SQL. */
 const steps: Layer.Layer<Persistence.BackingPersistence, SqlError | QueueStoreError, SqlClient> =
-  Layer.effectContext(migrated("effect_persistence", Layer.build(Persistence.layerBackingSql)))
+  Layer.effectContext(
+    Effect.gen(function* () {
+      const sql = yield* SqlClient
+      const anothers = sql.onDialectOrElse({
+        pg: () => sql`SELECT 1 FROM pg_class WHERE oid = to_regclass('effect_persistence')
+          AND NOT (pg_has_role(relowner, 'USAGE') AND has_schema_privilege(relnamespace, 'CREATE'))`,
+        orElse: () => Effect.succeed([])
+      })
+      const backing = migrated("effect_persistence", Layer.build(Persistence.layerBackingSql))
+      return yield* (yield* anothers).length === 0
+        ? backing
+        : Effect.provideService(backing, SqlClient, withoutCreate(sql))
+    })
+  )
+
+/** For a role that doesn't own the table: it may not say CREATE ... IF NOT EXISTS where the thing exists either. */
+const withoutCreate = (sql: SqlClient): SqlClient => {
+  const plain = sql.withoutTransforms()
+  const statement = (strings: unknown, ...params: ReadonlyArray<unknown>): unknown =>
+    Array.isArray(strings) && /^\s*CREATE (TABLE|INDEX) IF NOT EXISTS/.test(String(strings[0]))
+      ? Effect.void
+      : Reflect.apply(plain, undefined, [strings, ...params])
+  // sound: but for those statements, it is the client
+  const client = Object.assign(statement, plain, { withoutTransforms: () => client }) as unknown as SqlClient
+  return client
+}
 
 /**
  * The store on the `SqlClient` of the environment: Postgres and SQLite are tested. Use the very client that the
@@ -244,7 +269,7 @@ export const makePostgres = <Client extends PostgresWake.PgClient, Id>(
       )
     )
     yield* migrated(name.quoted, prepare(own, name))
-    const channel = options.channel ?? `${options.tableName ?? "effect_queue"}`
+    const channel = options.channel ?? options.tableName ?? "effect_queue"
     const wake = yield* PostgresWake.make(own, channel)
     const { look, started, store } = yield* PostgresStore.make({
       name,

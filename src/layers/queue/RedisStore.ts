@@ -3,7 +3,7 @@
  * that can't keep messages is said when the store is built.
  */
 import * as Effect from "effect/Effect"
-import { Redis, type RedisError } from "effect/persistence/Redis"
+import type { Redis, RedisError } from "effect/persistence/Redis"
 
 /** Only the script that recovers the messages of dead workers writes this. */
 export const recovery = "Lock expired after final attempt"

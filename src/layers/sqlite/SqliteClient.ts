@@ -82,8 +82,15 @@ export const make = (
 export const layer = (options: Options): Layer.Layer<SqlClient.SqlClient, SqlError> =>
   Layer.provide(Layer.effect(SqlClient.SqlClient, make(options)), Reactivity.layer)
 
-const sqlError = (cause: unknown, message: string, operation: string) =>
-  new SqlError({ reason: classifySqliteError(cause, { message, operation }) })
+/** `node:sqlite` has SQLite's code as `errcode`; Effect looks for `errno`, which Bun has. */
+const sqlError = (cause: unknown, message: string, operation: string) => {
+  if (cause instanceof Error && "errcode" in cause && !("errno" in cause)) {
+    Object.defineProperty(cause, "errno", { value: cause.errcode })
+    // a code that says nothing hides the number
+    if ("code" in cause) Object.defineProperty(cause, "code", { value: cause.errcode })
+  }
+  return new SqlError({ reason: classifySqliteError(cause, { message, operation }) })
+}
 
 const connectionOf = (db: Database, kept: number): SqlConnection.Connection => {
   const prepared = cache(db, kept)

@@ -31,11 +31,15 @@ describe("SqliteClient", () => {
           yield* sql`CREATE TABLE t (n INTEGER, at TEXT, yes INTEGER, blob BLOB)`
           const row = { n: 1, at: new Date(0), yes: true, blob: new Uint8Array([1, 2]) }
           yield* sql.withTransaction(sql`INSERT INTO t ${sql.insert(row)}`)
-          yield* Effect.exit(sql.withTransaction(Effect.andThen(sql`INSERT INTO t (n) VALUES (2)`, Effect.fail("no"))))
+          yield* Effect.exit(
+            sql.withTransaction(Effect.andThen(sql`INSERT INTO t (n) VALUES (2)`, Effect.fail("no")))
+          )
           yield* sql.withTransaction(
             Effect.andThen(
               sql`INSERT INTO t (n) VALUES (3)`,
-              Effect.exit(sql.withTransaction(Effect.andThen(sql`INSERT INTO t (n) VALUES (4)`, Effect.fail("no"))))
+              Effect.exit(
+                sql.withTransaction(Effect.andThen(sql`INSERT INTO t (n) VALUES (4)`, Effect.fail("no")))
+              )
             )
           )
         })

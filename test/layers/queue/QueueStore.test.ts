@@ -21,7 +21,9 @@ const options = { name: "q", maxAttempts: 3, retryDelay: () => Effect.succeed(Du
 const takeId = (store: Store) => Effect.scoped(Effect.map(store.take(options), ({ id }) => id))
 
 const storeOf = <R>(layer: Layer.Layer<PersistedQueue.PersistedQueueStore, unknown, R>) =>
-  Effect.map(Layer.build(Layer.fresh(layer)), (context) => Context.get(context, PersistedQueue.PersistedQueueStore))
+  Effect.map(Layer.build(Layer.fresh(layer)), (context) =>
+    Context.get(context, PersistedQueue.PersistedQueueStore)
+  )
 
 describe("QueueStore.layerSql on SQLite", () => {
   it.live("a time after the year 9999 is refused, and the last one before is kept", () =>
@@ -168,75 +170,91 @@ describe.skipIf(!Redis.hasRedis)("QueueStore.layerRedis", () => {
 
 /** What `Extensions`, `PostgresStore`, `RedisStore` and `DeadLetters` know of Effect's unstable modules. */
 for (const [name, client] of Stores.sql) {
-  layer(client, { excludeTestServices: true, timeout: "60 seconds" })(`PersistedQueue's contract on ${name}`, (it) => {
-    it.effect("its table has these columns, and no others that must be given", () =>
-      Effect.gen(function* () {
-        const sql = yield* SqlClient.SqlClient
-        yield* PersistedQueue.makeStoreSql({ tableName: "contract" })
-        const columns = yield* sql.onDialectOrElse({
-          pg: () => sql<{ readonly name: string }>`SELECT column_name AS name FROM information_schema.columns WHERE table_name = 'contract'`,
-          orElse: () => sql<{ readonly name: string }>`SELECT name FROM pragma_table_info('contract')`
-        })
-        assert.sameMembers(
-          columns.map(({ name }) => name),
-          [
-            "sequence",
-            "id",
-            "queue_name",
-            "element",
-            "state",
-            "attempts",
-            "last_failure",
-            "visible_at",
-            "acquired_at",
-            "acquired_by",
-            "created_at",
-            "updated_at"
-          ]
-        )
-        const migrations = yield* sql<{ readonly id: number }>`SELECT migration_id AS id FROM contract_migrations ORDER BY migration_id`
-        assert.deepStrictEqual(
-          migrations.map(({ id }) => id),
-          [1, 2]
-        )
-      }).pipe(Effect.scoped)
-    )
+  layer(client, { excludeTestServices: true, timeout: "60 seconds" })(
+    `PersistedQueue's contract on ${name}`,
+    (it) => {
+      it.effect("its table has these columns, and no others that must be given", () =>
+        Effect.gen(function* () {
+          const sql = yield* SqlClient.SqlClient
+          yield* PersistedQueue.makeStoreSql({ tableName: "contract" })
+          const columns = yield* sql.onDialectOrElse({
+            pg: () =>
+              sql<{
+                readonly name: string
+              }>`SELECT column_name AS name FROM information_schema.columns WHERE table_name = 'contract'`,
+            orElse: () => sql<{ readonly name: string }>`SELECT name FROM pragma_table_info('contract')`
+          })
+          assert.sameMembers(
+            columns.map(({ name }) => name),
+            [
+              "sequence",
+              "id",
+              "queue_name",
+              "element",
+              "state",
+              "attempts",
+              "last_failure",
+              "visible_at",
+              "acquired_at",
+              "acquired_by",
+              "created_at",
+              "updated_at"
+            ]
+          )
+          const migrations = yield* sql<{
+            readonly id: number
+          }>`SELECT migration_id AS id FROM contract_migrations ORDER BY migration_id`
+          assert.deepStrictEqual(
+            migrations.map(({ id }) => id),
+            [1, 2]
+          )
+        }).pipe(Effect.scoped)
+      )
 
-    it.effect("its states, its claims, and when it reads a take's options", () =>
-      Effect.gen(function* () {
-        const sql = yield* SqlClient.SqlClient
-        const store = yield* PersistedQueue.makeStoreSql({ tableName: "contract2", pollInterval: "50 millis" })
-        assert.sameMembers(Object.keys(store), ["offer", "take", "cleanup"])
-        const row = Effect.map(
-          sql<{ readonly state: string; readonly attempts: number; readonly claimed: number; readonly element: string }>`
+      it.effect("its states, its claims, and when it reads a take's options", () =>
+        Effect.gen(function* () {
+          const sql = yield* SqlClient.SqlClient
+          const store = yield* PersistedQueue.makeStoreSql({
+            tableName: "contract2",
+            pollInterval: "50 millis"
+          })
+          assert.sameMembers(Object.keys(store), ["offer", "take", "cleanup"])
+          const row = Effect.map(
+            sql<{
+              readonly state: string
+              readonly attempts: number
+              readonly claimed: number
+              readonly element: string
+            }>`
             SELECT state, attempts, element, CASE WHEN acquired_by IS NULL THEN 0 ELSE 1 END AS claimed
             FROM contract2 ORDER BY sequence DESC LIMIT 1`,
-          ([row]) => `${row?.state} ${row?.attempts} ${row?.claimed} ${row?.element}`
-        )
-        yield* offer(store, "a")
-        assert.strictEqual(yield* row, `pending 0 0 {"id":"a"}`)
-        const scope = yield* Scope.make()
-        let maxAttempts = 100
-        const item = yield* Scope.provide(
-          store.take({
-            ...options,
-            get maxAttempts() {
-              return maxAttempts
-            }
-          }),
-          scope
-        )
-        assert.deepStrictEqual(item, { id: "a", attempts: 1, element: { id: "a" } })
-        assert.strictEqual(yield* row, `pending 1 1 {"id":"a"}`)
-        maxAttempts = 0
-        yield* Scope.close(scope, Exit.fail("no"))
-        assert.strictEqual(yield* row, `failed 1 0 {"id":"a"}`)
-        yield* offer(store, "b")
-        yield* takeId(store)
-        assert.strictEqual(yield* row, `completed 1 0 {"id":"b"}`)
-      }).pipe(Effect.scoped)
-    )
-  })
+            ([row]) => `${row?.state} ${row?.attempts} ${row?.claimed} ${row?.element}`
+          )
+          yield* offer(store, "a")
+          assert.strictEqual(yield* row, `pending 0 0 {"id":"a"}`)
+          const scope = yield* Scope.make()
+          let maxAttempts = 100
+          const item = yield* Scope.provide(
+            store.take({
+              ...options,
+              get maxAttempts() {
+                return maxAttempts
+              }
+            }),
+            scope
+          )
+          assert.deepStrictEqual(item, { id: "a", attempts: 1, element: { id: "a" } })
+          assert.strictEqual(yield* row, `pending 1 1 {"id":"a"}`)
+          maxAttempts = 0
+          yield* Scope.close(scope, Exit.fail("no"))
+          assert.strictEqual(yield* row, `failed 1 0 {"id":"a"}`)
+          yield* offer(store, "b")
+          yield* takeId(store)
+          assert.strictEqual(yield* row, `completed 1 0 {"id":"b"}`)
+        }).pipe(Effect.scoped)
+      )
+    }
+  )
 }
 
 describe("PersistedQueue's contract", () => {

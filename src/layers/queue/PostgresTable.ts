@@ -2,10 +2,9 @@
  * PersistedQueue's table on Postgres: made and upgraded by PersistedQueue's own migration, with two indexes of ours,
  * and the statements that `PostgresStore` runs on it.
  */
-import * as Duration from "effect/Duration"
+import type * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as PersistedQueue from "effect/persistence/PersistedQueue"
-import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import * as SqlClient from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
@@ -165,6 +164,57 @@ const wideSequence = (sql: SqlClient.SqlClient, name: Name) =>
 /** What becomes of a claimed row, as the statement below takes it. */
 export type Kind = "complete" | "fail" | "expired" | "retry" | "park" | "giveBack"
 
+/** A row that this store has claimed and not yet settled. */
+export interface Claim {
+  readonly sequence: string
+  readonly lock: string
+  readonly queue: string
+  readonly id: string
+  readonly attempts: number
+  /** `null`: it is too large to be read. */
+  readonly element: string | null
+  readonly lost: Deferred.Deferred<void>
+}
+
+/** What is to be stored of a claim. */
+export interface End {
+  readonly claim: Claim
+  readonly kind: Kind
+  readonly delay: number
+  readonly failure: string | null
+  readonly done: Deferred.Deferred<void>
+  readonly deadline: number
+  /** Not before this time: another session has locked the row. */
+  after: number
+  /** Statements with it that have failed, and may have stored it all the same. */
+  tries: number
+}
+
+/** A row of a claim, or of an end where `id` is null. */
+export interface Row {
+  readonly sequence: string
+  readonly lock: string
+  readonly queue_name: string
+  readonly id: string | null
+  readonly attempts: number
+  readonly element: string | null
+}
+
+export const claimIds = (claims: ReadonlyArray<Claim>) => [
+  claims.map(({ sequence }) => sequence),
+  claims.map(({ lock }) => lock)
+]
+
+export const endParams = (ends: ReadonlyArray<End>) => [
+  ...claimIds(ends.map(({ claim }) => claim)),
+  ends.map(({ kind }) => kind),
+  ends.map(({ delay }) => String(delay)),
+  // an array of nothing but nulls has no type
+  ends.some(({ failure }) => failure !== null)
+    ? ends.map(({ failure }) => failure)
+    : `{${ends.map(() => "NULL")}}`
+]
+
 /** `last_failure` of a row that waits to be woken. */
 export const parked = "@parked"
 
@@ -260,6 +310,3 @@ export const statements = ({ quoted: table }: Name): Statements => {
       ) SELECT COUNT(*)::int AS count FROM gone`
   }
 }
-
-/** Processes that start together on a new database may meet in a migration, which then dies. */
-export const startTogether = Schedule.exponential(Duration.millis(100)).pipe(Schedule.upTo({ times: 5 }))

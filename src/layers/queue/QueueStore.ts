@@ -19,7 +19,7 @@ import { DefinitionError } from "../../DefinitionError.ts"
 import { checkedDuration, longest } from "../../internal/checks.ts"
 import * as Extensions from "./Extensions.ts"
 import * as PostgresStore from "./PostgresStore.ts"
-import { nameOf, prepare } from "./PostgresTable.ts"
+import { nameOf, prepare, statements } from "./PostgresTable.ts"
 import * as PostgresWake from "./PostgresWake.ts"
 import * as RedisStore from "./RedisStore.ts"
 
@@ -272,7 +272,8 @@ export const makePostgres = <Client extends PostgresWake.PgClient, Id>(
     const channel = options.channel ?? options.tableName ?? "effect_queue"
     const wake = yield* PostgresWake.make(own, channel)
     const { look, started, store } = yield* PostgresStore.make({
-      name,
+      table: name.quoted,
+      statements: statements(name),
       sql,
       own,
       notify: wake.notify,

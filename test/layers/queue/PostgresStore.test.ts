@@ -301,7 +301,7 @@ layer(Server.layer, { excludeTestServices: true, timeout: "60 seconds" })(
         assert(error._tag === "QueueStoreError")
         assert.strictEqual(error.reason, "Connection")
         assert.include(error.message, "connections of its own")
-      }).pipe(Effect.scoped)
+      }).pipe(Effect.scoped, quiet)
     )
 
     it.effect("a lock that isn't renewed expires; in the last attempt the element has failed", () =>
@@ -431,7 +431,7 @@ layer(Server.layer, { excludeTestServices: true, timeout: "60 seconds" })(
         const tableName = fresh()
         const { sql, store } = yield* open({ tableName, lockExpiration: "30 seconds" })
         const { offerAll } = Extensions.extensionsOf(store)
-        const count = 2_000
+        const count = 1_000
         yield* (
           offerAll?.(
             Array.from({ length: count }, (_, n) => ({

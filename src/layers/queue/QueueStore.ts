@@ -1,7 +1,7 @@
 /**
- * The stores of the durable queue: Effect's own `PersistedQueue` stores, with defaults that suit jobs and a check
- * of what would lose or delay them. Beside each is Effect's `BackingPersistence` in the same place, for the
- * durable steps of the jobs.
+ * The stores of the durable queue: one of our own on Postgres, and Effect's `PersistedQueue` stores elsewhere, with
+ * defaults that suit jobs and a check of what would lose or delay them. Beside each is Effect's `BackingPersistence`
+ * in the same place, for the durable steps of the jobs.
  */
 import * as Clock from "effect/Clock"
 import * as Data from "effect/Data"
@@ -22,6 +22,8 @@ import * as PostgresStore from "./PostgresStore.ts"
 import { nameOf, prepare, statements } from "./PostgresTable.ts"
 import * as PostgresWake from "./PostgresWake.ts"
 import * as RedisStore from "./RedisStore.ts"
+
+export { causeOf, ElementRefused, failureOf, lost } from "./Extensions.ts"
 
 /** What all stores take. */
 export interface Options {
@@ -222,8 +224,9 @@ const withoutCreate = (sql: SqlClient): SqlClient => {
 }
 
 /**
- * The store on the `SqlClient` of the environment: Postgres and SQLite are tested. Use the very client that the
- * rest of the program uses: a dispatch inside a transaction of another client doesn't join it.
+ * Effect's store on the `SqlClient` of the environment, such as `SqliteClient.layer` of `effect-jobs/sqlite`: SQLite and
+ * Postgres are tested. Use the very client that the rest of the program uses: a dispatch inside a transaction of another
+ * client doesn't join it. On Postgres {@link layerPostgres} does the same, several times as fast.
  *
  * On Postgres the session's time zone must be UTC; if it isn't, the Layer fails with a `QueueStoreError` that
  * says so.

@@ -1,4 +1,5 @@
 // The stores that tests run on, each fresh.
+import { PgClient } from "@effect/sql-pg"
 import { Effect, Layer } from "effect"
 import { QueueStore } from "effect-jobs/queue"
 import { SqliteClient } from "effect-jobs/sqlite"
@@ -25,6 +26,7 @@ export const sql = [
 export const all: ReadonlyArray<readonly [name: string, store: Layer.Layer<PersistedQueueStore, unknown>]> = [
   ["memory", QueueStore.layerMemory],
   ["SQLite", Layer.provide(QueueStore.layerSql(), sqlite)],
-  ["Postgres", Layer.provide(QueueStore.layerSql(), postgres)],
+  ["Postgres", Layer.provide(QueueStore.layerPostgres(PgClient), postgres)],
+  ["Postgres with Effect's store", Layer.provide(QueueStore.layerSql(), postgres)],
   ...(Redis.hasRedis ? [["Redis", Layer.provide(QueueStore.layerRedis(), redis)] as const] : [])
 ]

@@ -7,8 +7,6 @@
  *
  * Takers whose ends are stored come back at once, so the statement that stores them claims for them as well. Rows
  * whose taker doesn't come go back after five milliseconds.
- *
- * Another fiber renews the claims, so neither user code nor a slow statement keeps it from doing so.
  */
 import * as Cause from "effect/Cause"
 import type * as Clock from "effect/Clock"
@@ -19,7 +17,6 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
-import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import type { SqlClient } from "effect/sql/SqlClient"
 import type { Connection } from "effect/sql/SqlConnection"
@@ -59,6 +56,12 @@ export interface Box {
   distrustUntil: number
   /** There may be something due. */
   look: boolean
+}
+
+/** Rows to be claimed for a queue. */
+interface Want {
+  readonly box: Box
+  readonly count: number
 }
 
 /** For how long a claimed row waits for a taker that is expected. */
@@ -189,8 +192,8 @@ export class Loop {
       yield* Effect.yieldNow
       this.work.closeUnsafe()
       this.giveUpWaiting()
-      const claims = this.wanted()
       const ends = this.due()
+      const claims = this.wanted(ends)
       if (this.doubtful.length > 0) yield* this.release(connection)
       if (claims.length > 0 || ends.length > 0) {
         yield* this.turn(connection, ends, claims)
@@ -227,20 +230,20 @@ export class Loop {
     }
   }
 
-  /** How many rows of which queues to claim. */
-  wanted(): Array<{ readonly box: Box; readonly count: number }> {
+  /** How many rows of which queues to claim, for those who wait and those whose ends are stored with it. */
+  wanted(ends: ReadonlyArray<End>): ReadonlyArray<Want> {
     if (this.closing || (this.failures > 0 && this.ends.length > 0)) return []
     const now = this.now()
     if (now >= this.pollAt) {
       this.pollAt = now + Duration.toMillis(this.options.pollInterval)
       for (const box of this.boxes.values()) box.look = true
     }
-    const wanted: Array<{ readonly box: Box; readonly count: number }> = []
+    const wanted: Array<Want> = []
     for (const box of this.boxes.values()) {
       if (!box.look) continue
       let count = box.waiting.size
       if (now >= box.distrustUntil) {
-        for (const { claim, kind } of this.ends) {
+        for (const { claim, kind } of ends) {
           if (claim.queue === box.name && kind !== "giveBack") count++
         }
       }
@@ -263,7 +266,7 @@ export class Loop {
     return this.triedNext ? tried.slice(0, 1) : fresh.slice(0, most)
   }
 
-  turn(connection: Connection, ends: ReadonlyArray<End>, claims: ReturnType<Loop["wanted"]>) {
+  turn(connection: Connection, ends: ReadonlyArray<End>, claims: ReadonlyArray<Want>) {
     const lock = uuidV4Unsafe()
     const statement =
       claims.length === 0
@@ -302,7 +305,7 @@ export class Loop {
   }
 
   /** Hands the claimed rows to the takers that wait, and keeps the others for those who are about to come back. */
-  deliver(claims: ReturnType<Loop["wanted"]>, rows: ReadonlyArray<Row>, lock: string): void {
+  deliver(claims: ReadonlyArray<Want>, rows: ReadonlyArray<Row>, lock: string): void {
     const counts = new Map<string, number>()
     for (const row of rows) {
       if (row.id === null) continue
@@ -320,7 +323,9 @@ export class Loop {
       this.held.add(claim)
       counts.set(box.name, (counts.get(box.name) ?? 0) + 1)
       const [taker] = box.waiting
-      if (taker === undefined) {
+      if (this.closing) {
+        this.push(claim, "giveBack")
+      } else if (taker === undefined) {
         box.ready.push(claim)
         box.readyAt = this.now()
       } else {
@@ -424,43 +429,13 @@ export class Loop {
       this.forget(this.ends, Exit.die(new Error("The queue's store closed before this end was stored.")))
     })
   }
-
-  // ---- renewal
-
-  readonly renewing: Effect.Effect<void> = Effect.suspend(() => {
-    if (this.held.size === 0) return Effect.void
-    const held = [...this.held]
-    return Effect.flatMap(this.options.own.reserve, (connection) =>
-      this.execute(connection, this.options.statements.renew, claimIds(held))
-    ).pipe(
-      Effect.scoped,
-      Effect.map((rows: ReadonlyArray<Row>) => {
-        const owned = new Set(rows.map(({ lock, sequence }) => `${sequence} ${lock}`))
-        const ending = new Set(this.ends.map(({ claim }) => claim))
-        for (const claim of held) {
-          if (owned.has(`${claim.sequence} ${claim.lock}`) || !this.held.has(claim) || ending.has(claim))
-            continue
-          this.held.delete(claim)
-          Deferred.doneUnsafe(claim.lost, Exit.void)
-        }
-      }),
-      Effect.sandbox,
-      Effect.retry(
-        Schedule.spaced("500 millis").pipe(Schedule.upTo({ duration: this.options.lockRefreshInterval }))
-      ),
-      Effect.catch((cause) => Effect.logWarning("The queue's store couldn't renew its claims.", cause))
-    )
-  }).pipe(
-    Effect.andThen(Effect.suspend(() => Effect.sleep(this.options.lockRefreshInterval))),
-    Effect.forever
-  )
 }
 
 const statementLimit = (lockExpiration: Duration.Duration) =>
   Duration.min(lockExpiration, Duration.seconds(15))
 
 const claimParams = (
-  claims: ReturnType<Loop["wanted"]>,
+  claims: ReadonlyArray<Want>,
   lock: string,
   { lockExpiration, maxElementSize }: Options
 ) => [

@@ -19,7 +19,7 @@ import type { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Extensions from "./Extensions.ts"
 import * as Loop from "./PostgresLoop.ts"
-import { type Claim, parked } from "./PostgresTable.ts"
+import { type Claim, claimIds, parked, type Row } from "./PostgresTable.ts"
 
 export interface Options extends Loop.Options {
   /** For offers: the program's client, whose transactions they join. */
@@ -48,7 +48,7 @@ export const make = (options: Options): Effect.Effect<Store, never, Scope.Scope>
     const started = loop.started.await
     const running = yield* Effect.forkDetach(Effect.andThen(started, loop.run))
     yield* Effect.addFinalizer(() => loop.close(running))
-    yield* Effect.forkScoped(Effect.andThen(started, loop.renewing))
+    yield* Effect.forkScoped(Effect.andThen(started, renewing(loop)))
     const told = (queues: ReadonlyArray<string>) =>
       options.sql.afterCommit(
         Effect.sync(() => {
@@ -185,6 +185,38 @@ const pretty = (cause: Cause.Cause<unknown>): string => {
   } catch {
     return "The failure can't be printed."
   }
+}
+
+/**
+ * Renews the claims beside the loop, so neither user code nor a slow statement keeps it from doing so. A claim that isn't
+ * this store's any more is lost.
+ */
+const renewing = (loop: Loop.Loop): Effect.Effect<never> => {
+  const { lockRefreshInterval, own, statements } = loop.options
+  const renew = Effect.suspend(() => {
+    const held = [...loop.held]
+    if (held.length === 0) return Effect.void
+    return Effect.flatMap(own.reserve, (connection) =>
+      loop.execute(connection, statements.renew, claimIds(held))
+    ).pipe(
+      Effect.scoped,
+      Effect.map((rows: ReadonlyArray<Row>) => {
+        const owned = new Set(rows.map(({ lock, sequence }) => `${sequence} ${lock}`))
+        const ending = new Set(loop.ends.map(({ claim }) => claim))
+        for (const claim of held) {
+          if (owned.has(`${claim.sequence} ${claim.lock}`) || ending.has(claim)) continue
+          if (loop.held.delete(claim)) Deferred.doneUnsafe(claim.lost, Exit.void)
+        }
+      })
+    )
+  })
+  return renew.pipe(
+    Effect.sandbox,
+    Effect.retry(Schedule.spaced("500 millis").pipe(Schedule.upTo({ duration: lockRefreshInterval }))),
+    Effect.catch((cause) => Effect.logWarning("The queue's store couldn't renew its claims.", cause)),
+    Effect.andThen(Effect.sleep(lockRefreshInterval)),
+    Effect.forever
+  )
 }
 
 /** As PersistedQueue's error; `cause` is the `SqlError`. */

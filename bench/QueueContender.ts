@@ -3,10 +3,12 @@
  * has learned from another's code: `node QueueContender.ts '<Told as JSON>'`. It says `ready`, and does what each
  * `Order` says that it gets, answering with the milliseconds that it took.
  */
+import { PgClient } from "@effect/sql-pg"
 import { Queue as BullQueue, Worker as BullWorker } from "bullmq"
 import { Deferred, Effect, Layer, ManagedRuntime, Schema } from "effect"
 import { Job, JobMessage } from "effect-jobs"
 import { QueueDispatcher, QueueStore, QueueWorker } from "effect-jobs/queue"
+import { SqliteClient } from "effect-jobs/sqlite"
 import { PersistedQueue, type Persistence } from "effect/persistence"
 import type { RedisError } from "effect/persistence/Redis"
 import type { SqlError } from "effect/sql/SqlError"
@@ -15,7 +17,6 @@ import { PgBoss } from "pg-boss"
 import { createClient } from "redis"
 import * as Postgres from "../test/support/Postgres.ts"
 import * as Redis from "../test/support/Redis.ts"
-import * as Sqlite from "../test/support/Sqlite.ts"
 
 /** Where the queue is. */
 export type Store =
@@ -35,6 +36,10 @@ export type Contender =
   /** The first and ours under ids that are given: by default, neither is given any. */
   | "bareGiven"
   | "oursGiven"
+  /** On Postgres: the first on our store, and both with fifty at once. */
+  | "store"
+  | "bareFifty"
+  | "storeFifty"
   | "pgBoss"
   | "pgBossBatches"
   | "graphile"
@@ -108,7 +113,7 @@ const persistedQueue = <S extends Schema.Codec<unknown, unknown>>(
   count: number,
   schema: S,
   element: (n: number, id: string) => S["Type"],
-  { givesId = false } = {}
+  { givesId = false, takers = atOnce } = {}
 ): Phases<PersistedQueue.PersistedQueueStore> => {
   const queue = PersistedQueue.make({ name: queueOf(contender), schema })
   return {
@@ -124,18 +129,21 @@ const persistedQueue = <S extends Schema.Codec<unknown, unknown>>(
     process: () =>
       Effect.flatMap(queue, (queue) => {
         const all = countdown(count)
-        const takers = Effect.forEach(
-          numbers(atOnce),
+        const taking = Effect.forEach(
+          numbers(takers),
           () => Effect.forever(queue.take(() => Effect.sync(all.one))),
           { concurrency: "unbounded", discard: true }
         )
-        return Effect.raceFirst(all.took, Effect.andThen(takers, Effect.never))
+        return Effect.raceFirst(all.took, Effect.andThen(taking, Effect.never))
       }).pipe(Effect.orDie, Effect.provide(PersistedQueue.layer))
   }
 }
 
-const bare = (contender: Contender, count: number, options?: { readonly givesId: boolean }) =>
-  persistedQueue(contender, count, payload, (n) => ({ to: "someone@example.com", n }), options)
+const bare = (
+  contender: Contender,
+  count: number,
+  options?: { readonly givesId?: boolean; readonly takers?: number }
+) => persistedQueue(contender, count, payload, (n) => ({ to: "someone@example.com", n }), options)
 
 const bareMessage = (count: number) =>
   persistedQueue("bareMessage", count, JobMessage, (n, id) => ({
@@ -307,9 +315,13 @@ const bullmq = (port: number, count: number): Phases => {
   })
 }
 
-const storeLayer = (
-  store: Store
-): Layer.Layer<
+/** Those that stand for PersistedQueue without us have Effect's store on Postgres as well. */
+const effects: ReadonlySet<Contender> = new Set(["bare", "bareMessage", "bareGiven", "bareFifty"])
+
+const storeLayer = ({
+  contender,
+  store
+}: Told): Layer.Layer<
   PersistedQueue.PersistedQueueStore | Persistence.BackingPersistence,
   RedisError | SqlError | QueueStore.QueueStoreError
 > => {
@@ -317,9 +329,15 @@ const storeLayer = (
     case "memory":
       return QueueStore.layerMemory
     case "SQLite":
-      return Layer.provide(QueueStore.layerSql(), Sqlite.client(store.file))
+      return Layer.provide(
+        QueueStore.layerSql(),
+        SqliteClient.layer({ filename: store.file, synchronous: "normal" })
+      )
     case "Postgres":
-      return Layer.provide(QueueStore.layerSql(), Postgres.client(store.url))
+      return Layer.provide(
+        effects.has(contender) ? QueueStore.layerSql() : QueueStore.layerPostgres(PgClient),
+        Postgres.client(store.url)
+      )
     case "Redis":
       return Layer.provide(QueueStore.layerRedis(), Redis.client(store.port))
   }
@@ -340,6 +358,11 @@ const contenderOf = ({
   switch (contender) {
     case "bare":
       return bare(contender, count)
+    case "store":
+      return bare(contender, count)
+    case "bareFifty":
+    case "storeFifty":
+      return bare(contender, count, { takers: 50 })
     case "bareGiven":
       return bare(contender, count, { givesId: true })
     case "bareMessage":
@@ -358,7 +381,7 @@ const contenderOf = ({
 if (process.send !== undefined) {
   // sound: the parent makes it
   const told = JSON.parse(process.argv[2] ?? "") as Told
-  const runtime = ManagedRuntime.make(storeLayer(told.store))
+  const runtime = ManagedRuntime.make(storeLayer(told))
   const phases = contenderOf(told)
   process.on("message", ({ phase, round }: Order) => {
     void runtime.runPromise(phases[phase](round)).then((took) => process.send?.(took))

@@ -121,6 +121,9 @@ const measure = <Names extends Contender>(
 /** What is measured on every store. */
 const against = ["bare", "bareMessage", "ours", "many", "bareGiven", "oursGiven"] as const
 
+/** On Postgres, bare PersistedQueue on our store and with more at once. */
+const stores = ["store", "bareFifty", "storeFifty"] as const
+
 const perSecond = ({ count, turns }: Size, rounds: ReadonlyArray<Took>, what: Phase) =>
   Math.round(((count * turns) / median(rounds.map((round) => round[what]))) * 1000).toLocaleString("en")
 
@@ -175,20 +178,29 @@ const sqlite = Effect.gen(function* () {
 })
 
 const postgres = Effect.gen(function* () {
-  // ten connections a process
-  const { createDatabase, url } = yield* Postgres.make(["-c", "max_connections=300"])
+  // ten connections a process, and up to four of our store's own
+  const { createDatabase, url } = yield* Postgres.make(["-c", "max_connections=500"])
   yield* Effect.promise(() => createDatabase("others"))
   const others = url.replace(/postgres$/, "others")
   const rounds = yield* measure(
     (contender): Store => ({
       _tag: "Postgres",
-      url: against.some((name) => name === contender) ? url : others
+      url: [...against, ...stores].some((name) => name === contender) ? url : others
     }),
     slow,
-    [...against, "pgBoss", "pgBossBatches", "graphile", "graphileBatches"]
+    [...against, ...stores, "pgBoss", "pgBossBatches", "graphile", "graphileBatches"]
   )
   return [
     ...againstBare("Postgres", slow, rounds),
+    row("Postgres, process, our store / Effect's", slow, "process", rounds.store, rounds.bare),
+    row(
+      "Postgres, process, our store / Effect's, 50 at once",
+      slow,
+      "process",
+      rounds.storeFifty,
+      rounds.bareFifty
+    ),
+    row("Postgres, enqueue, our store / Effect's", slow, "enqueue", rounds.store, rounds.bare),
     row("Postgres, enqueue / pg-boss", slow, "enqueue", rounds.ours, rounds.pgBoss),
     row("Postgres, process / pg-boss, one by one", slow, "process", rounds.ours, rounds.pgBoss),
     row("Postgres, process / pg-boss, batches of 10", slow, "process", rounds.ours, rounds.pgBossBatches),

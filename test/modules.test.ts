@@ -53,10 +53,15 @@ describe("what an entry point loads", () => {
     assert.deepStrictEqual(packages(loads(source("testing"))), ["effect"])
   })
 
-  it("effect-jobs/queue: not inngest", () => {
+  it("effect-jobs/queue: neither inngest nor a client of a database", () => {
     const files = loads(source("queue"))
+    assert.notInclude(packages(files), "@effect/sql-pg")
     assert.notInclude(packages(files), "inngest")
     assert.isNotEmpty(files.filter((file) => file.startsWith("effect/sql/")))
+  })
+
+  it("effect-jobs/sqlite: of the packages only effect", () => {
+    assert.deepStrictEqual(packages(loads(source("sqlite"))), ["effect"])
   })
 
   it("effect-jobs/inngest: nothing of effect/sql", () => {

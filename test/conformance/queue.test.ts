@@ -1,3 +1,4 @@
+import { PgClient } from "@effect/sql-pg"
 import { Layer } from "effect"
 import { conformance } from "effect-jobs/conformance"
 import { QueueDispatcher, QueueStore, QueueWorker } from "effect-jobs/queue"
@@ -17,7 +18,8 @@ const on = (name: string, store: Layer.Layer<PersistedQueueStore, unknown>) =>
 
 on("QueueDispatcher in memory", QueueStore.layerMemory)
 on("QueueDispatcher on SQLite", Layer.provide(QueueStore.layerSql(), Stores.sqlite))
-on("QueueDispatcher on Postgres", Layer.provide(QueueStore.layerSql(), Stores.postgres))
+on("QueueDispatcher on Postgres", Layer.provide(QueueStore.layerPostgres(PgClient), Stores.postgres))
+on("QueueDispatcher on Postgres with Effect's store", Layer.provide(QueueStore.layerSql(), Stores.postgres))
 onRedis("QueueDispatcher on Redis", () =>
   on("QueueDispatcher on Redis", Layer.provide(QueueStore.layerRedis(), Stores.redis))
 )

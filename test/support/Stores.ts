@@ -1,11 +1,12 @@
 // The stores that tests run on, each fresh.
+import { PgClient } from "@effect/sql-pg"
 import { Data, Effect, Layer } from "effect"
 import { QueueStore } from "effect-jobs/queue"
+import { SqliteClient } from "effect-jobs/sqlite"
 import type { PersistedQueueStore } from "effect/persistence/PersistedQueue"
 import { inject } from "vitest"
 import * as Postgres from "./Postgres.ts"
 import * as Redis from "./Redis.ts"
-import * as Sqlite from "./Sqlite.ts"
 
 class NoDatabase extends Data.TaggedError("NoDatabase")<{ readonly message: string }> {}
 
@@ -20,7 +21,7 @@ export const database = Effect.gen(function* () {
 export const postgres = Layer.unwrap(Effect.map(database, (url) => Postgres.client(url)))
 
 /** A SQLite in memory, and its SqlClient. */
-export const sqlite = Sqlite.client(":memory:")
+export const sqlite = SqliteClient.layer({ filename: ":memory:" })
 
 /** A Redis of its own, and its client; only where `Redis.hasRedis`. */
 export const redis = Layer.unwrap(Effect.map(Redis.make, ({ port }) => Redis.client(port)))
@@ -37,7 +38,8 @@ export const every = (
 ): ReadonlyArray<readonly [name: string, store: Layer.Layer<PersistedQueueStore, unknown>]> => [
   ["memory", QueueStore.layerMemory],
   ["SQLite", Layer.provide(QueueStore.layerSql(options), sqlite)],
-  ["Postgres", Layer.provide(QueueStore.layerSql(options), postgres)],
+  ["Postgres", Layer.provide(QueueStore.layerPostgres(PgClient, options), postgres)],
+  ["Postgres with Effect's store", Layer.provide(QueueStore.layerSql(options), postgres)],
   ...(Redis.hasRedis ? [["Redis", Layer.provide(QueueStore.layerRedis(options), redis)] as const] : [])
 ]
 

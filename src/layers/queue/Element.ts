@@ -114,7 +114,7 @@ export const taker = <R>(
         return interrupted
     }
   }
-  const settled = (item: Item) => (item.element === wake ? Effect.void : Effect.flatMap(handle(item), settle))
+  const settled = (item: Item) => Effect.flatMap(handle(item), settle)
   return Effect.scopedWith((scope) => {
     maxAttempts = unlimited
     delay = Duration.zero
@@ -160,9 +160,6 @@ export const offer = (
 /** What no database's text column takes: NUL, and halves of surrogate pairs. Redis' store replaces the same way. */
 export const elementId = (id: string): string =>
   id.isWellFormed() && !id.includes("\0") ? id : id.toWellFormed().replaceAll("\0", "\uFFFD")
-
-/** The id and the content of the element that only wakes workers, see `Wake`; no message is a string. */
-export const wake = "@effect-jobs/wake"
 
 /** The lane of jobs that say none. */
 export const defaultQueue = "default"

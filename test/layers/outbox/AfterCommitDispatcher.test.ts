@@ -4,13 +4,13 @@ import { AfterCommitDispatcher } from "effect-jobs/queue"
 import { TestDispatcher } from "effect-jobs/testing"
 import { Context, Deferred, Effect, Exit, Fiber, Layer, Logger, Schema } from "effect"
 import { SqlClient } from "effect/sql"
-import * as Sqlite from "../../support/Sqlite.ts"
+import { SqliteClient } from "effect-jobs/sqlite"
 
 class Mail extends Job.make("after.mail", { payload: { to: Schema.String } }) {}
 class Posted extends DomainEvent.make("after.posted", { payload: {} }) {}
 class OnPosted extends Listener.make("after.on-posted", { event: Posted }) {}
 
-const Database = Sqlite.client(":memory:")
+const Database = SqliteClient.layer({ filename: ":memory:" })
 
 const on = <R, E, S>(below: Layer.Layer<Dispatcher | S, E, R>) =>
   Layer.provideMerge(AfterCommitDispatcher.layer, below).pipe(Layer.provideMerge(Database))
@@ -109,7 +109,10 @@ describe("on TestDispatcher.layer", () => {
   test(
     "a transaction of another client that is in the surroundings counts as well",
     Effect.gen(function* () {
-      const other = Context.get(yield* Layer.build(Sqlite.client(":memory:")), SqlClient.SqlClient)
+      const other = Context.get(
+        yield* Layer.build(SqliteClient.layer({ filename: ":memory:" })),
+        SqlClient.SqlClient
+      )
       const inOther = Effect.provideService(SqlClient.SqlClient, other)
       yield* inOther(rolledBack(dispatch("rolled back")))
       yield* inOther(committed(dispatch("committed")))

@@ -13,7 +13,7 @@ import {
 import { OutboxDispatcher, OutboxRelay, OutboxStore } from "effect-jobs/queue"
 import { SqlClient } from "effect/sql"
 import { eventually } from "../../support/eventually.ts"
-import * as Sqlite from "../../support/Sqlite.ts"
+import { SqliteClient } from "effect-jobs/sqlite"
 import * as Stores from "../../support/Stores.ts"
 
 class Mail extends Job.make("outbox.mail", { payload: { to: Schema.String } }) {}
@@ -224,7 +224,10 @@ for (const [name, client] of Stores.sql) {
 
     it.effect("in a transaction of another client it is Rejected, in words that say what to do", () =>
       Effect.gen(function* () {
-        const other = Context.get(yield* Layer.build(Sqlite.client(":memory:")), SqlClient.SqlClient)
+        const other = Context.get(
+          yield* Layer.build(SqliteClient.layer({ filename: ":memory:" })),
+          SqlClient.SqlClient
+        )
         const error = yield* Effect.flip(
           Effect.provideService(other.withTransaction(Mail.dispatch({ to: "x" })), SqlClient.SqlClient, other)
         )

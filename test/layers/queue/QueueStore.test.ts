@@ -122,7 +122,7 @@ class Server extends Context.Service<Server, string>()("Server") {
 const polling = (pollInterval: Duration.Input) =>
   Layer.provide(QueueStore.layerSql({ pollInterval }), Server.client())
 const notified = Layer.provide(
-  QueueStore.layerPostgres(PgClient.PgClient, { pollInterval: "1 hour" }),
+  QueueStore.layerPostgres(PgClient, { pollInterval: "1 hour" }),
   Server.client()
 )
 

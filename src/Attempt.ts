@@ -23,6 +23,7 @@ import { limited } from "./internal/limited.ts"
 import { runContext } from "./internal/RunContext.ts"
 import { inMemory } from "./internal/RunRecords.ts"
 import type { RunSteps } from "./internal/RunState.ts"
+import type * as Suspension from "./internal/Suspension.ts"
 import * as TraceParent from "./internal/TraceParent.ts"
 import type * as Job from "./Job.ts"
 import {
@@ -35,7 +36,8 @@ import {
   type Outcome,
   type Retry,
   RetryLogLevel,
-  type Succeeded
+  type Succeeded,
+  type Suspended
 } from "./Outcome.ts"
 import * as RetryPolicy from "./RetryPolicy.ts"
 
@@ -75,6 +77,14 @@ export interface Runner {
    * interrupts itself has failed.
    */
   readonly attempt: (message: JobMessage, options: AttemptOptions) => Effect.Effect<Outcome>
+  /**
+   * As {@link Runner.attempt}, for engines that bring a suspended run back: an attempt whose run only waits ends as
+   * `Suspended`. The steps are made with the `waiting` and `busy` of this suspension.
+   */
+  readonly attemptOrSuspend: (
+    message: JobMessage,
+    options: AttemptOptions & { readonly suspension: Suspension.Suspension }
+  ) => Effect.Effect<Outcome | Suspended>
   /**
    * All that follows `Failed`: the job's `onFailure`, then the worker's `onError`. It never fails, and whatever these
    * do changes nothing. Nothing but `onError` for a message that doesn't decode, and where `skipOnFailure` is set, for
@@ -128,16 +138,24 @@ export const makeRunner = <const Jobs extends ReadonlyArray<Job.Any>>(
         hasOwnBackoff: options.hasOwnBackoff ?? false,
         onError: options.onError ?? logJobFailed
       }
+      const attempted = (
+        message: JobMessage,
+        options: AttemptOptions,
+        suspension: Suspension.Suspension | undefined
+      ): Effect.Effect<Outcome | Suspended> => {
+        const job = compiled.get(message.name)
+        const { attempt: number, steps = inMemory() } = options
+        return job === undefined
+          ? Effect.succeed(unknownJob(worker, message))
+          : attempt({ worker, job, message, attempt: number, steps, suspension })
+      }
       return {
         jobs,
         get: (name) => compiled.get(name)?.job,
         listeners: (event) => listeners.get(event) ?? [],
-        attempt: (message, options) => {
-          const job = compiled.get(message.name)
-          return job === undefined
-            ? Effect.succeed(unknownJob(worker, message))
-            : attempt({ worker, job, message, attempt: options.attempt, steps: options.steps ?? inMemory() })
-        },
+        // sound: without a suspension no attempt is suspended
+        attempt: (message, options) => attempted(message, options, undefined) as Effect.Effect<Outcome>,
+        attemptOrSuspend: (message, options) => attempted(message, options, options.suspension),
         failed: (message, failed, options) =>
           failedForGood(worker, compiled.get(message.name), message, failed, options),
         encodeFailure: (name, cause) => FailureJson.encode(compiled.get(name), cause),
@@ -161,6 +179,8 @@ interface Current {
   readonly message: JobMessage
   readonly attempt: number
   readonly steps: RunSteps
+  /** Where the engine brings suspended runs back. */
+  readonly suspension: Suspension.Suspension | undefined
 }
 
 const unknownJob = (worker: Worker, message: JobMessage): Failed => ({
@@ -170,7 +190,7 @@ const unknownJob = (worker: Worker, message: JobMessage): Failed => ({
 })
 
 /** The pipeline, in the context of the worker and not in that of whoever asks. */
-const attempt = (self: Current): Effect.Effect<Outcome> =>
+const attempt = (self: Current): Effect.Effect<Outcome | Suspended> =>
   Effect.updateContext(
     // the region is entered before anything is counted: an interruption may come in any operation before
     Effect.uninterruptibleMask((restore) =>
@@ -183,7 +203,7 @@ const attempt = (self: Current): Effect.Effect<Outcome> =>
   )
 
 /** Counts the attempt as in flight; gives what records its end. */
-const start = ({ job }: Current): ((exit: Exit.Exit<Outcome>) => void) => {
+const start = ({ job }: Current): ((exit: Exit.Exit<Outcome | Suspended>) => void) => {
   const { attempts, context, duration, inFlight } = job
   const clock = Context.get(context, Clock.Clock)
   const startedAt = clock.monotonicTimeNanosUnsafe()
@@ -200,7 +220,7 @@ interface Progress {
   phase: "decode" | "handle" | "encode"
 }
 
-const decided = (self: Current): Effect.Effect<Outcome> => {
+const decided = (self: Current): Effect.Effect<Outcome | Suspended> => {
   const progress: Progress = { phase: "decode" }
   return Effect.matchCauseEffect(spanned(self, progress), {
     onFailure: (cause) => classify(self, progress, cause),
@@ -209,7 +229,7 @@ const decided = (self: Current): Effect.Effect<Outcome> => {
 }
 
 /** Under the consumer span, which continues the trace of the dispatch. */
-const spanned = (self: Current, progress: Progress): Effect.Effect<Succeeded, unknown> => {
+const spanned = (self: Current, progress: Progress): Effect.Effect<Succeeded | Suspended, unknown> => {
   const { attempt, job, message } = self
   const parent = TraceParent.toSpan(message.trace)
   return Effect.useSpan(
@@ -238,8 +258,12 @@ const errorType = (cause: Cause.Cause<unknown>): string => {
  * Decodes, runs the handler within its time limit, and encodes its success, in a fiber of its own. The handler's Scope
  * closes afterwards, outside of the limit.
  */
-const perform = (self: Current, progress: Progress, span: Span): Effect.Effect<Succeeded, unknown> => {
-  const { attempt, job, message } = self
+const perform = (
+  self: Current,
+  progress: Progress,
+  span: Span
+): Effect.Effect<Succeeded | Suspended, unknown> => {
+  const { attempt, job, message, suspension } = self
   const { jobName, timeout } = job.job
   const scope = Scope.makeUnsafe()
   const context = Context.merge(
@@ -251,9 +275,16 @@ const perform = (self: Current, progress: Progress, span: Span): Effect.Effect<S
   const exit = limited(
     Effect.updateContext(handled, (_: Context.Context<never>) => context),
     timeout,
-    () => new JobTimeout({ job: jobName, id: message.id, attempt, timeout: timeout ?? Duration.zero })
+    () => new JobTimeout({ job: jobName, id: message.id, attempt, timeout: timeout ?? Duration.zero }),
+    suspension?.attach
   )
-  return Effect.onExit(Effect.flatten(exit), (exit) =>
+  const ended = Effect.flatMap(exit, (exit): Effect.Effect<Succeeded | Suspended, unknown> => {
+    const suspended = suspension?.suspended()
+    return suspended !== undefined && Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause)
+      ? Effect.succeed(suspended)
+      : exit
+  })
+  return Effect.onExit(ended, (exit) =>
     scope.state._tag === "Empty" ? Effect.void : Effect.flatten(isolated(Scope.close(scope, exit)))
   )
 }
@@ -361,7 +392,7 @@ const failedForGood = (
   const told = Effect.gen(function* () {
     if (job !== undefined && failed.reason !== "InvalidPayload" && options.skipOnFailure !== true) {
       const { attempt, steps = inMemory() } = options
-      yield* onFailure({ worker, job, message, attempt, steps }, failed, context)
+      yield* onFailure({ worker, job, message, attempt, steps, suspension: undefined }, failed, context)
     }
     const { json, typed } = yield* FailureJson.encode(job, failed.cause)
     const error = JobFailed.of(

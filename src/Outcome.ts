@@ -33,6 +33,18 @@ export type FailedReason = typeof FailedReason.Type
 /** An engine acts on it after an attempt. */
 export type Outcome = Succeeded | Retry | Failed
 
+/**
+ * All that the run does is wait, and the attempt holds nothing any more. It used no attempt: the run comes again at
+ * that time, or when a deferred of it is completed, and its handler starts again over its recorded steps.
+ */
+export interface Suspended {
+  readonly _tag: "Suspended"
+  /** When the first of its waits ends by itself, in milliseconds since the epoch; `undefined` where none does. */
+  readonly until: number | undefined
+  /** Whether it also waits for a deferred. */
+  readonly isAsking: boolean
+}
+
 /** The handler has succeeded. */
 export interface Succeeded {
   readonly _tag: "Succeeded"

@@ -19,8 +19,11 @@ export interface Records {
   readonly pollInterval: Duration.Duration | undefined
 }
 
-/** Around each wait of a run, so that an engine can give its place away meanwhile. */
-export type AroundWait = <A, E, R>(wait: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+/**
+ * Around each wait of a run, so that an engine can give its place away meanwhile. `until` is when the wait ends by
+ * itself, in milliseconds since the epoch, where that is known.
+ */
+export type AroundWait = <A, E, R>(wait: Effect.Effect<A, E, R>, until?: number) => Effect.Effect<A, E, R>
 
 /** The payload of a `completion` request: a deferred of the run that the message's name and id say. */
 const Completion = Schema.Struct({ deferred: Schema.String, exit: Schema.Json })
@@ -61,8 +64,8 @@ export const fromRecords = (records: Records, around: AroundWait = identity): Ru
     while (true) {
       const recorded = yield* records.get(completionId(name))
       if (Option.isSome(recorded)) return recorded.value
-      if (pollInterval === undefined) return yield* around(here)
-      const heard = yield* around(Effect.timeoutOption(here, pollInterval))
+      if (pollInterval === undefined) return yield* here
+      const heard = yield* Effect.timeoutOption(here, pollInterval)
       if (Option.isSome(heard)) return heard.value
     }
   })
@@ -73,9 +76,13 @@ export const fromRecords = (records: Records, around: AroundWait = identity): Ru
     sleep: Effect.fnUntraced(function* (id, duration) {
       const now = yield* Clock.currentTimeMillis
       const wakeAt = Number(yield* run(id, Effect.succeed(now + Duration.toMillis(duration))))
-      if (wakeAt > now) yield* around(Effect.sleep(Duration.millis(wakeAt - now)))
+      if (wakeAt > now) yield* around(Effect.sleep(Duration.millis(wakeAt - now)), wakeAt)
     }),
-    wait: completed,
+    wait: (name) =>
+      // one that is there is no wait
+      Effect.flatMap(records.get(completionId(name)), (recorded) =>
+        Option.isSome(recorded) ? Effect.succeed(recorded.value) : around(completed(name))
+      ),
     complete: (name, exit) =>
       Effect.flatMap(run(completionId(name), Effect.succeed(exit)), (first) =>
         Deferred.succeed(deferredOf(name), first)

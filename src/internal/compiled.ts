@@ -12,7 +12,7 @@ import type { WorkflowEngine } from "effect/workflow/WorkflowEngine"
 import { DefinitionError } from "../DefinitionError.ts"
 import type { Dispatcher } from "../Dispatcher.ts"
 import type * as Job from "../Job.ts"
-import type { Outcome } from "../Outcome.ts"
+import type { Outcome, Suspended } from "../Outcome.ts"
 import { workerContext } from "./RunContext.ts"
 
 export interface Compiled {
@@ -28,7 +28,7 @@ export interface Compiled {
   readonly decodeError: (failure: Schema.Json) => Effect.Effect<unknown, SchemaIssue.Issue, unknown>
   readonly spanName: string
   readonly spanAttributes: Readonly<Record<string, string>>
-  readonly attempts: Record<Outcome["_tag"] | "Interrupted", Metric.Counter<number>>
+  readonly attempts: Record<(Outcome | Suspended)["_tag"] | "Interrupted", Metric.Counter<number>>
   readonly inFlight: Metric.Gauge<number>
   readonly duration: Metric.Histogram<number>
 }
@@ -104,6 +104,7 @@ const compile = (job: Job.Any, handler: Job.HandlerService, context: Context.Con
       Succeeded: attemptsTotal(job, "succeeded"),
       Retry: attemptsTotal(job, "retry"),
       Failed: attemptsTotal(job, "failed"),
+      Suspended: attemptsTotal(job, "suspended"),
       Interrupted: attemptsTotal(job, "interrupted")
     },
     inFlight: Metric.gauge("effect_jobs_in_flight", {

@@ -20,9 +20,15 @@ export const awaited = <A, E>(fiber: Fiber.Fiber<A, E>): Effect.Effect<Exit.Exit
  * Runs an effect in a child fiber and gives its Exit, however it ended. The child is interruptible, also where its
  * parent isn't; it is interrupted with its parent.
  */
-export const isolated = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<Exit.Exit<A, E>, never, R> =>
+export const isolated = <A, E, R>(
+  effect: Effect.Effect<A, E, R>,
+  onFork?: (fiber: Fiber.Fiber<A, E>) => void
+): Effect.Effect<Exit.Exit<A, E>, never, R> =>
   Effect.uninterruptibleMask((restore) =>
-    Effect.flatMap(Effect.forkChild(effect, { startImmediately: true }), (fiber) => restore(awaited(fiber)))
+    Effect.flatMap(Effect.forkChild(effect, { startImmediately: true }), (fiber) => {
+      onFork?.(fiber)
+      return restore(awaited(fiber))
+    })
   )
 
 /** The Effect that a function of a user's gives, or a defect that says what it gave instead. */

@@ -19,13 +19,15 @@ const lookAgain = Duration.millis(100)
 export const limited = <A, E, R>(
   effect: Effect.Effect<A, E, R>,
   limit: Duration.Duration | undefined,
-  onLimit: () => unknown
+  onLimit: () => unknown,
+  onFork: ((fiber: Fiber.Fiber<unknown, unknown>) => void) | undefined
 ): Effect.Effect<Exit.Exit<A, E>, never, R> =>
   limit === undefined
-    ? isolated(effect)
+    ? isolated(effect, onFork)
     : Effect.uninterruptibleMask((restore) =>
         Effect.flatMap(Effect.forkChild(effect, { startImmediately: true }), (fiber) => {
           const exit = fiber.pollUnsafe()
+          onFork?.(fiber)
           if (exit !== undefined) return Effect.succeed(exit)
           let reached = false
           const timer = interruptAfter(fiber, limit, () => {

@@ -41,11 +41,9 @@ export const layerOnStore: Layer.Layer<Dispatcher, never, OutboxStore | SqlClien
     const keyOf = keyIn(yield* Digest.Digest)
     const offer = (request: DispatchRequest) =>
       Effect.flatMap(keyOf(request), (id) =>
-        Element.offer(store, {
-          queue: Element.outboxQueue,
-          id,
-          element: Element.encodeRequest(request)
-        })
+        store.offer(
+          Element.elementOf({ queue: Element.outboxQueue, id, element: Element.encodeRequest(request) })
+        )
       )
 
     const failed = (job: string, cause: unknown): DispatchError =>

@@ -5,6 +5,7 @@
 import * as Cause from "effect/Cause"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import { lost, tellsLost, type Offered, type TakeOptions } from "./Extensions.ts"
 import type { PersistedQueueError, PersistedQueueStore } from "effect/persistence/PersistedQueue"
 import type * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
@@ -27,6 +28,8 @@ export type Settlement =
     }
   /** It comes again after `delay` or more. */
   | { readonly _tag: "Retry"; readonly delay: Duration.Duration; readonly note: Note }
+  /** It comes again after `delay`, or when it is woken. The claim was no attempt. */
+  | { readonly _tag: "Park"; readonly delay: Duration.Duration }
   /** It never comes again, and stays in the store as failed. */
   | { readonly _tag: "Dead"; readonly note: Note }
   /** As if it had not been claimed. */
@@ -57,7 +60,11 @@ class Unsettled {
   readonly message: string
   constructor(note: Note) {
     this.name = note.reason
-    this.message = JSON.stringify({ message: note.message, failure: note.failure ?? null })
+    // of these characters, too, a line may end
+    this.message = JSON.stringify({ message: note.message, failure: note.failure ?? null }).replaceAll(
+      /[\u2028\u2029\u0085]/g,
+      (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`
+    )
   }
 }
 
@@ -90,8 +97,12 @@ export const taker = <R>(
 ): Effect.Effect<void, PersistedQueueError, R> => {
   let maxAttempts = unlimited
   let delay = Duration.zero
-  const options = {
+  let parkFor: Duration.Duration | undefined
+  const options: TakeOptions = {
     name: queue,
+    get parkFor() {
+      return parkFor
+    },
     get maxAttempts() {
       return maxAttempts
     },
@@ -106,6 +117,10 @@ export const taker = <R>(
       case "Retry":
         delay = settlement.delay
         return Effect.fail(new Unsettled(settlement.note))
+      case "Park":
+        parkFor = settlement.delay
+        delay = settlement.delay
+        return Effect.fail(new Unsettled({ reason: "Suspended", message: "it waits" }))
       case "Dead":
         maxAttempts = 0
         delay = never
@@ -114,10 +129,16 @@ export const taker = <R>(
         return interrupted
     }
   }
-  const settled = (item: Item) => Effect.flatMap(handle(item), settle)
+  // one whose claim was lost is another worker's: its end would not be stored
+  const settled = (item: Item) =>
+    Effect.flatMap(
+      tellsLost(item) ? Effect.raceFirst(handle(item), Effect.as(lost(item), giveBack)) : handle(item),
+      settle
+    )
   return Effect.scopedWith((scope) => {
     maxAttempts = unlimited
     delay = Duration.zero
+    parkFor = undefined
     after = undefined
     return Effect.flatMap(Scope.provide(store.take(options), scope), settled)
   }).pipe(
@@ -134,27 +155,24 @@ export const taker = <R>(
 
 const interrupted = Effect.failCause(Cause.interrupt())
 
-/** Adds a message to a queue, unless one of its id is there or, where the store remembers it, has been. */
-export const offer = (
-  store: PersistedQueueStore["Service"],
-  options: {
-    readonly queue: string
-    readonly id: string
-    readonly element: unknown
-    /** Default: at once. */
-    readonly delayMillis?: number | undefined
-    /** See `DispatchRequest`: Redis' store keeps no record of the id then. */
-    readonly generatedId?: boolean | undefined
-  }
-): Effect.Effect<void, PersistedQueueError> => {
+/** An element as the store takes it. */
+export const elementOf = (options: {
+  readonly queue: string
+  readonly id: string
+  readonly element: unknown
+  /** Default: at once. */
+  readonly delayMillis?: number | undefined
+  /** See `DispatchRequest`: Redis' store keeps no record of the id then. */
+  readonly generatedId?: boolean | undefined
+}): Offered => {
   const { delayMillis = 0, generatedId = false } = options
-  return store.offer({
+  return {
     name: options.queue,
     id: elementId(options.id),
     element: options.element,
     isCustomId: !generatedId,
     delay: delayMillis > 0 ? Duration.millis(delayMillis) : undefined
-  })
+  }
 }
 
 /** What no database's text column takes: NUL, and halves of surrogate pairs. Redis' store replaces the same way. */
@@ -170,17 +188,16 @@ export const eventQueue = "@events"
 /** An id belongs to its job: names have no spaces. */
 export const keyOf = ({ id, name }: Pick<JobMessage, "id" | "name">): string => `${name} ${id}`
 
-/** Offers a message under its {@link keyOf}, which is hashed where it is longer than the store's column. */
-export const offerMessage = (
-  store: PersistedQueueStore["Service"],
+/** A message as an element under its {@link keyOf}, which is hashed where it is longer than the store's column. */
+export const messageElement = (
   message: JobMessage,
-  options: Omit<Parameters<typeof offer>[1], "id" | "element">
-): Effect.Effect<void, PersistedQueueError> => {
+  options: Omit<Parameters<typeof elementOf>[0], "id" | "element">
+): Effect.Effect<Offered> => {
   const key = keyOf(message)
   return key.length <= maxIdLength
-    ? offer(store, { ...options, id: key, element: message })
-    : Effect.flatMap(digest(key), (hash) =>
-        offer(store, { ...options, id: `${message.name.slice(0, 100)} sha256 ${hash}`, element: message })
+    ? Effect.succeed(elementOf({ ...options, id: key, element: message }))
+    : Effect.map(digest(key), (hash) =>
+        elementOf({ ...options, id: `${message.name.slice(0, 100)} sha256 ${hash}`, element: message })
       )
 }
 

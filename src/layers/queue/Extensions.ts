@@ -71,6 +71,9 @@ export const lost = (item: object): Effect.Effect<void> => {
   return signal ?? Effect.never
 }
 
+/** Whether the item's store tells of a lost claim. */
+export const tellsLost = (item: object): boolean => LostId in item
+
 /** The store can't keep the element; the message says which limit it is over. */
 export class ElementRefused extends Data.TaggedError("ElementRefused")<{
   readonly reason: "TooLarge" | "TooLate"

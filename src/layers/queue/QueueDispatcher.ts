@@ -3,74 +3,135 @@
  * after a restart. The queue is Effect's own `PersistedQueue`, on Postgres, SQLite, Redis or in memory.
  */
 import * as Clock from "effect/Clock"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import { type PersistedQueueError, PersistedQueueStore } from "effect/persistence/PersistedQueue"
-import { BackingPersistence, type PersistenceError } from "effect/persistence/Persistence"
+import { BackingPersistence } from "effect/persistence/Persistence"
+import { DispatchError, PayloadTooLarge, Rejected, Unavailable } from "../../DispatchError.ts"
 import { Dispatcher, type DispatchRequest } from "../../Dispatcher.ts"
-import { DispatchError, Rejected, Unavailable } from "../../DispatchError.ts"
 import * as Element from "./Element.ts"
+import * as Extensions from "./Extensions.ts"
 import * as StepRecords from "./StepRecords.ts"
 
-/** How many messages of one `dispatchAll` are on their way to the store at once. */
+/** How many messages of one `dispatchAll` are on their way at once to a store that takes one at a time. */
 const offersAtOnce = 16
+
+/** For how long a dispatch waits for its store's answer. */
+const answerWithin = Duration.seconds(30)
 
 /**
  * The Dispatcher on a `PersistedQueueStore` (see `QueueStore`). It has no list of jobs: a web process can
- * dispatch what a worker process runs. Fails with reason `Unavailable` when the store can't be reached.
+ * dispatch what a worker process runs.
  *
- * - A job's messages are in a queue of the job's name, an event's in one of its own, which a worker that has
- *   listeners for it hands on to them. Messages of an event that no worker listens to wait for one.
- * - One message an id and job, for as long as the store keeps completed ones: until `PersistedQueue.layerCleanup`
- *   removes them, after 30 days by default, and for ever where nothing cleans up. Redis keeps their ids alone, some
- *   140 bytes each, and none that was generated.
- * - `delay` and `at` hold; on SQL they are rounded up to whole seconds, by the database's clock.
+ * - A message is in its job's queue (`"default"` where the job says none); an event's goes to every listener that a
+ *   worker has made known.
+ * - One run an id and job, for as long as the store keeps completed messages: until `PersistedQueue.layerCleanup`
+ *   removes them, after 30 days by default, and for ever where nothing cleans up. An id of a dead letter is taken as
+ *   well. Redis keeps their ids alone, some 140 bytes each, and none that was generated.
+ * - `delay` and `at` hold; on SQLite they are rounded up to whole seconds, by the database's clock.
  * - On a SQL store a dispatch inside `sql.withTransaction` of the store's own SqlClient is part of the
- *   transaction. `dispatchAll` is one unit there only inside such a transaction.
+ *   transaction. `dispatchAll` is one statement on our store for Postgres; elsewhere it is one unit only inside such a
+ *   transaction.
+ * - Fails with `Unavailable` when the store is away, in another transaction's way, or gives no answer for 30 seconds;
+ *   with `PayloadTooLarge` over the store's limit; with `Rejected` for what the store refuses otherwise.
  */
 export const layer: Layer.Layer<Dispatcher, never, PersistedQueueStore> = Layer.effect(
   Dispatcher,
   Effect.gen(function* () {
     const store = yield* PersistedQueueStore
     const backing = Option.getOrUndefined(yield* Effect.serviceOption(BackingPersistence))
-    const complete = ({ message }: DispatchRequest) =>
+    const { offerAll } = Extensions.extensionsOf(store)
+
+    const offered = (request: DispatchRequest) =>
+      Effect.flatMap(Clock.currentTimeMillis, (now) => offeredOf(request, now))
+    const offer = (request: DispatchRequest) =>
+      within(
+        request,
+        Effect.flatMap(offered(request), (element) => store.offer(element))
+      )
+    const offerMany = (requests: ReadonlyArray<DispatchRequest>): Effect.Effect<void, DispatchError> => {
+      const [first, ...more] = requests
+      if (first === undefined) return Effect.void
+      if (more.length === 0) return offer(first)
+      return offerAll === undefined
+        ? Effect.forEach(requests, offer, { concurrency: offersAtOnce, discard: true })
+        : within(first, Effect.flatMap(Effect.forEach(requests, offered), offerAll))
+    }
+    const complete = ({ message }: DispatchRequest): Effect.Effect<void, DispatchError> =>
       backing === undefined
         ? Effect.fail(
-            DispatchError.of(
-              new Rejected({
-                job: message.name,
-                engine: "QueueDispatcher.layer",
-                detail:
-                  "it has no BackingPersistence to complete a deferred in, use one of QueueStore's layers"
-              })
+            rejected(
+              message.name,
+              "it has no BackingPersistence to complete a deferred in, use one of QueueStore's layers"
             )
           )
-        : Effect.mapError(StepRecords.complete(backing, message), (error) => unavailable(message.name, error))
-    const offer = (request: DispatchRequest): Effect.Effect<void, DispatchError> => {
-      const { generatedId, kind, message, notBefore } = request
-      if (kind === "completion") return complete(request)
-      const queue = kind === "event" ? Element.eventQueue : (request.queue ?? Element.defaultQueue)
-      const element = { queue, generatedId }
-      return Effect.mapError(
-        notBefore === undefined
-          ? Element.offerMessage(store, message, element)
-          : Effect.flatMap(Clock.currentTimeMillis, (now) =>
-              Element.offerMessage(store, message, { ...element, delayMillis: notBefore - now })
-            ),
-        (error) => unavailable(message.name, error)
-      )
-    }
+        : Effect.mapError(StepRecords.complete({ backing, store }, message), (cause) =>
+            unavailable(message.name, "it didn't take the completion", cause)
+          )
     return {
-      send: (requests) =>
-        requests.length === 1
-          ? offer(requests[0])
-          : Effect.forEach(requests, offer, { concurrency: offersAtOnce, discard: true })
+      send: (requests) => {
+        const completions = requests.filter(({ kind }) => kind === "completion")
+        const offers = offerMany(requests.filter(({ kind }) => kind !== "completion"))
+        return completions.length === 0
+          ? offers
+          : Effect.andThen(offers, Effect.forEach(completions, complete, { discard: true }))
+      }
     }
   })
 )
 
-const unavailable = (job: string, error: PersistedQueueError | PersistenceError): DispatchError =>
+const offeredOf = (
+  { generatedId, kind, message, notBefore, queue = Element.defaultQueue }: DispatchRequest,
+  now: number
+): Effect.Effect<Extensions.Offered> =>
+  Element.messageElement(message, {
+    queue: kind === "event" ? Element.eventQueue : queue,
+    generatedId,
+    delayMillis: notBefore === undefined ? undefined : notBefore - now
+  })
+
+/** An offer that has an answer in time, and a failure that says what its store means. */
+const within = (
+  { message: { name } }: DispatchRequest,
+  offer: Effect.Effect<void, PersistedQueueError>
+): Effect.Effect<void, DispatchError> =>
+  Effect.timeoutOrElse(
+    Effect.mapError(offer, (error) => failureOf(name, error)),
+    {
+      duration: answerWithin,
+      orElse: () =>
+        Effect.fail(unavailable(name, `it gave no answer within ${Duration.format(answerWithin)}`))
+    }
+  )
+
+const failureOf = (job: string, error: PersistedQueueError): DispatchError => {
+  const cause = Extensions.causeOf(error)
+  if (cause instanceof Extensions.ElementRefused && cause.reason === "TooLarge") {
+    return DispatchError.of(
+      new PayloadTooLarge({ job, engine: "the queue's store", size: cause.actual, limit: cause.limit })
+    )
+  }
+  switch (Extensions.failureOf(error)) {
+    case "Unavailable":
+      return unavailable(job, "it didn't take the message", error)
+    case "Conflict":
+      return unavailable(job, "another transaction was in the way of this one, which may be repeated", error)
+    case "Refused":
+      return rejected(job, cause instanceof Extensions.ElementRefused ? cause.message : error.message)
+  }
+}
+
+const rejected = (job: string, detail: string): DispatchError =>
+  DispatchError.of(new Rejected({ job, engine: "the queue's store", detail: detail.replace(/\.$/, "") }))
+
+const unavailable = (job: string, detail: string, cause?: unknown): DispatchError =>
   DispatchError.of(
-    new Unavailable({ job, engine: "the queue's store", detail: "it didn't take the message", cause: error })
+    new Unavailable({
+      job,
+      engine: "the queue's store",
+      detail,
+      ...(cause === undefined ? undefined : { cause })
+    })
   )

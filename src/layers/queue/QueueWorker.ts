@@ -16,10 +16,12 @@ import { announce } from "../../internal/announce.ts"
 import { checkedCount, checkedDuration } from "../../internal/checks.ts"
 import { summary } from "../../internal/describe.ts"
 import { report } from "../../internal/isolated.ts"
+import * as Suspension from "../../internal/Suspension.ts"
 import { runTicks, tickEnded, type TickRecords } from "../../internal/ticks.ts"
 import type * as Job from "../../Job.ts"
-import { type Failed, type OnError, WorkerLost } from "../../Outcome.ts"
+import { type Failed, type OnError, type Suspended, WorkerLost } from "../../Outcome.ts"
 import * as Element from "./Element.ts"
+import * as Extensions from "./Extensions.ts"
 import * as Listeners from "./Listeners.ts"
 import * as StepRecords from "./StepRecords.ts"
 import * as Takers from "./Takers.ts"
@@ -83,13 +85,17 @@ export const layer = <const Jobs extends ReadonlyArray<Job.Any>>(
         store,
         steps: yield* StepRecords.make,
         listeners: yield* Listeners.make(jobs),
-        ticks: yield* QueueTickRecords.make
+        ticks: yield* QueueTickRecords.make,
+        suspensions: new Set()
       }
       yield* Takers.run({
         name,
         store,
         shutdownTimeout,
-        onClose: Effect.void,
+        // a run that waits isn't waited for
+        onClose: Effect.sync(() => {
+          for (const { suspendNow } of self.suspensions) suspendNow()
+        }),
         lanes: [...lanes, [Element.eventQueue, eventsAtOnce] as const].map(([queue, concurrency]) => ({
           queue,
           concurrency,
@@ -122,19 +128,26 @@ const lanesOf = (jobs: ReadonlyArray<Job.Any>, options: Options): ReadonlyMap<st
 /** Handing events on is no work of jobs, and takes a moment. */
 const eventsAtOnce = 4
 
+/** How soon a run that waits for a deferred looks for it again, where nothing wakes it: the longer it waits, the later. */
+const relook = (waited: number): number => Math.min(30_000, Math.max(1_000, waited / 10))
+/** The same on a store that wakes it: a worker may have died between a completion and the wake-up. */
+const relookIfWoken = 300_000
+
 interface Worker {
   readonly runner: Runner
   readonly store: PersistedQueueStore["Service"]
   readonly steps: StepRecords.StepRecords
   readonly listeners: Listeners.Listeners
   readonly ticks: TickRecords
+  /** The attempts that run now. */
+  readonly suspensions: Set<Suspension.Suspension>
 }
 
 /** A tick is offered until the store takes it: a quarter of a second, doubling, at most 10 seconds. */
 const offerAgain = Schedule.min([Schedule.exponential("250 millis"), Schedule.spaced("10 seconds")])
 
 const offerNow = (self: Worker, message: JobMessage, queue: string) =>
-  Element.offerMessage(self.store, message, { queue })
+  Effect.flatMap(Element.messageElement(message, { queue }), (element) => self.store.offer(element))
 
 const runItem = (self: Worker, queue: string, item: Element.Item): Effect.Effect<Element.Settlement> => {
   const message = item.element
@@ -143,16 +156,23 @@ const runItem = (self: Worker, queue: string, item: Element.Item): Effect.Effect
   return job === undefined
     ? unknownJob(self, message, item.attempts)
     : Effect.flatMap(self.steps.attemptOf(message, item.attempts), (attempt) =>
-        runJob(self, job, message, attempt, item.attempts)
+        runJob(self, job, { message, attempt, claim: item.attempts, parked: { queue, id: item.id } })
       )
+}
+
+/** A message in the hands of a taker. */
+interface Claimed {
+  readonly message: JobMessage
+  readonly attempt: number
+  /** How often the store has given it out. */
+  readonly claim: number
+  readonly parked: StepRecords.Parked
 }
 
 const runJob = (
   self: Worker,
   job: Job.Any,
-  message: JobMessage,
-  attempt: number,
-  claim: number
+  { attempt, claim, message, parked }: Claimed
 ): Effect.Effect<Element.Settlement> => {
   const { attempts } = job.retry
   if (attempt > attempts) {
@@ -171,8 +191,14 @@ const runJob = (
       )
     })
   }
+  const suspension = Suspension.make()
+  const steps = self.steps.of(message, suspension)
+  self.suspensions.add(suspension)
   return Effect.flatMap(
-    self.runner.attempt(message, { attempt, steps: self.steps.of(message) }),
+    Effect.ensuring(
+      self.runner.attemptOrSuspend(message, { attempt, steps, suspension }),
+      Effect.sync(() => self.suspensions.delete(suspension))
+    ),
     (outcome) => {
       switch (outcome._tag) {
         case "Succeeded":
@@ -189,12 +215,29 @@ const runJob = (
               note
             }))
           )
+        case "Suspended":
+          return park(self, { message, attempt, claim, parked }, outcome)
         case "Failed":
           return fail(self, message, { attempt, claim, skipOnFailure: false }, outcome)
       }
     }
   )
 }
+
+/** It comes again at its time, when it is woken, or to look for itself. A store that can't park is told by records. */
+const park = Effect.fnUntraced(function* (
+  self: Worker,
+  { claim, message, parked }: Claimed,
+  { isAsking, until = Number.POSITIVE_INFINITY }: Suspended
+): Effect.fn.Return<Element.Settlement> {
+  const { wake } = Extensions.extensionsOf(self.store)
+  yield* self.steps.parked(message, parked)
+  if (wake === undefined) yield* self.steps.uncounted(message, claim)
+  const now = yield* Clock.currentTimeMillis
+  const look = wake === undefined ? relook(now - message.dispatchedAt) : relookIfWoken
+  const delay = isAsking ? Math.min(until - now, look) : until - now
+  return { _tag: "Park", delay: Duration.millis(Math.max(0, delay)) }
+})
 
 /** Before the settlement: the next tick of a cron job may begin. */
 const runEnded = (self: Worker, message: JobMessage): Effect.Effect<void> => {

@@ -6,12 +6,15 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Persistence from "effect/persistence/Persistence"
+import type { PersistedQueueError, PersistedQueueStore } from "effect/persistence/PersistedQueue"
 import * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import type { JobMessage } from "../../Dispatcher.ts"
 import * as RunRecords from "../../internal/RunRecords.ts"
 import * as RunState from "../../internal/RunState.ts"
+import type { Suspension } from "../../internal/Suspension.ts"
 import { elementId, keyOf } from "./Element.ts"
+import { extensionsOf } from "./Extensions.ts"
 import { reportCause } from "../../internal/isolated.ts"
 
 /** How long the records of a run are kept where nobody says that it has ended. */
@@ -22,7 +25,9 @@ const pollInterval = Duration.millis(250)
 
 /** The records of every run of a queue: its steps, and what its claims were. */
 export interface StepRecords {
-  readonly of: (message: JobMessage) => RunState.RunSteps
+  readonly of: (message: JobMessage, suspension?: Suspension) => RunState.RunSteps
+  /** Says where a suspended run is parked, so that a completion can wake it. */
+  readonly parked: (message: JobMessage, at: Parked) => Effect.Effect<void>
   /** The attempt that a claim of this number is: claims that began no attempt aren't counted. */
   readonly attemptOf: (message: JobMessage, claim: number) => Effect.Effect<number>
   /** Says that this claim began no attempt. */
@@ -85,6 +90,16 @@ const decodeClaim = Schema.decodeUnknownOption(Claim)
 const uncountedId = "@uncounted"
 const failedId = "@failed"
 
+/** The element of a parked run. */
+export interface Parked {
+  readonly queue: string
+  readonly id: string
+}
+const decodeParked = Schema.decodeUnknownOption(
+  Schema.Struct({ value: Schema.Struct({ queue: Schema.String, id: Schema.String }) })
+)
+const parkedId = "@parked"
+
 const removed = (store: Store, message: JobMessage, ids: ReadonlySet<string>): Effect.Effect<void> =>
   Effect.flatMap(store, ({ remove }) => Effect.forEach(ids, remove, { discard: true })).pipe(
     Effect.catchCause((cause) =>
@@ -129,7 +144,17 @@ export const make: Effect.Effect<StepRecords, never, Scope.Scope> = Effect.gen(f
               Effect.as(records(message).set(uncountedId, { claim: claim - 1, attempt }), attempt)
         })
   return {
-    of: (message) => RunRecords.fromRecords(records(message)),
+    of: (message, suspension) => {
+      const steps = RunRecords.fromRecords(records(message), suspension?.waiting)
+      return suspension === undefined
+        ? steps
+        : { ...steps, run: (id, execute) => steps.run(id, suspension.busy(execute)) }
+    },
+    parked: (message, at) =>
+      Effect.ensuring(
+        records(message).set(parkedId, { ...at }),
+        Effect.sync(() => touched.delete(storeId(message)))
+      ),
     attemptOf,
     uncounted: (message, claim) =>
       Effect.flatMap(attemptOf(message, claim), (attempt) =>
@@ -150,25 +175,34 @@ export const make: Effect.Effect<StepRecords, never, Scope.Scope> = Effect.gen(f
       Effect.suspend(() => {
         const steps = options?.keepSteps === true ? [] : (touched.get(storeId(message)) ?? [])
         touched.delete(storeId(message))
-        const ids = new Set([...steps, ...(claim > 1 ? [uncountedId, failedId] : [])])
+        const ids = new Set([...steps, ...(claim > 1 ? [uncountedId, failedId, parkedId] : [])])
         return ids.size === 0 ? Effect.void : removed(storeOf(message), message, ids)
       })
   }
 })
 
-/** Records the completion of a deferred where the run that waits for it looks; the first one counts. */
+/**
+ * Records the completion of a deferred where the run that waits for it looks, and wakes the run where it is parked in a
+ * store that can. The first completion counts.
+ */
 export const complete = (
-  backing: Persistence.BackingPersistence["Service"],
+  on: {
+    readonly backing: Persistence.BackingPersistence["Service"]
+    readonly store: PersistedQueueStore["Service"]
+  },
   message: JobMessage
-): Effect.Effect<void, Persistence.PersistenceError> => {
+): Effect.Effect<void, Persistence.PersistenceError | PersistedQueueError> => {
   const completion = RunRecords.completionOf(message)
   if (completion === undefined) return Effect.void
   const id = RunState.completionId(completion.deferred)
   return Effect.scoped(
-    Effect.flatMap(backing.make(storeId(message)), (store) =>
-      Effect.flatMap(store.get(id), (recorded) =>
-        recorded === undefined ? store.set(id, { value: completion.exit }, timeToLive) : Effect.void
-      )
-    )
+    Effect.gen(function* () {
+      const store = yield* on.backing.make(storeId(message))
+      if ((yield* store.get(id)) === undefined) yield* store.set(id, { value: completion.exit }, timeToLive)
+      const { wake } = extensionsOf(on.store)
+      const parked = wake === undefined ? Option.none() : decodeParked(yield* store.get(parkedId))
+      if (wake !== undefined && Option.isSome(parked))
+        yield* wake(parked.value.value.queue, parked.value.value.id)
+    })
   )
 }

@@ -1,5 +1,5 @@
 /**
- * A job that a clock starts. Its handler gets the time that it was due at, and usually dispatches jobs.
+ * A cron job is a job that a clock starts. Its handler gets the time at which it was due, and usually dispatches jobs.
  */
 import * as Schema from "effect/Schema"
 import { DefinitionError } from "./DefinitionError.ts"
@@ -28,14 +28,16 @@ export interface CronJob<
  *
  * The expression and the zone mean the same on every engine: names, `7` for Sunday and `@daily` are rewritten, and what
  * engines read in two ways is refused. A day of the month beside a day of the week means either of them, as in cron.
- * Throws a `DefinitionError` for an expression that isn't one, or that never comes, and for an unknown time zone.
+ * Throws a `DefinitionError` for an invalid expression, for one that no date fits, and for an unknown time zone.
  *
  * - The clock is looked at every minute, or every 5 while the next tick is more than an hour away. A tick that is noticed
- *   more than 5 minutes late is skipped, after a suspended laptop for example, unless `catchUp` is set. No tick comes
+ *   more than 5 minutes late, such as after a laptop was suspended, is skipped unless `catchUp` is set. No tick comes
  *   twice, also when the clock is set back.
  * - Where a time zone skips an hour, a tick in it comes when the gap is over. Where an hour comes twice, a tick in it
- *   comes once, in the first, unless the hour field begins with a star: then the schedule just goes on, in both.
+ *   comes once, in the first; if the hour field begins with a star, in both.
  * - A run that takes longer than its interval goes on beside the next one, unless `overlap` is set.
+ *
+ * On Inngest its server ticks, by its own rules.
  */
 export const make = <
   const Name extends string,
@@ -52,13 +54,13 @@ export const make = <
     /** An IANA name, such as `"Europe/London"`, in any case. Default: UTC. */
     readonly timeZone?: string | undefined
     /**
-     * `"once"`: ticks that were missed make one run, that of the latest. They are those since the last run: while the
-     * machine was suspended, and on a durable engine also while no process ran. Default: they are skipped.
+     * `"once"`: ticks that were missed since the last run make one run, that of the latest. They are missed while the
+     * machine is suspended and, on a queue, while no worker runs. Default: missed ticks are skipped.
      */
     readonly catchUp?: "once" | undefined
     /**
-     * `"skip"`: no tick begins a run while the one before goes on, with its retries and waits; one of more than a day
-     * no longer counts. Default: each tick has its run, and they overlap.
+     * `"skip"`: a tick begins no run while the one before goes on, with its retries and waits. A run of more than a day
+     * no longer counts. Default: each tick has its run, and runs may overlap.
      */
     readonly overlap?: "skip" | undefined
   }
@@ -82,7 +84,7 @@ export const make = <
   }) as CronJob<Name, Success, Error>
 }
 
-/** An option of one value, if it is given. */
+/** An option that has one allowed value, if it is given. */
 const only = <Key extends string, Value extends string>(
   name: string,
   key: Key,

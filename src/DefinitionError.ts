@@ -1,6 +1,6 @@
 /**
- * A job, event, listener, cron job, policy or list of jobs that can't be: thrown where it is made, so that a
- * program with one doesn't start. The message is one sentence that names what is wrong.
+ * A job, event, listener, cron job, policy, option or list of jobs is invalid. Thrown where it is made, so that a program
+ * with one doesn't start. The message is one sentence that names what is wrong.
  */
 import * as Data from "effect/Data"
 

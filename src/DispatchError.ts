@@ -1,11 +1,11 @@
 /**
- * Why a dispatch failed: one tagged error, whose `reason` says what the caller can do about it. Nothing was sent.
+ * A dispatch fails with one tagged error, whose `reason` says what the caller can do about it.
  */
 import * as Schema from "effect/Schema"
 import type * as SchemaAST from "effect/SchemaAST"
 import * as SchemaIssue from "effect/SchemaIssue"
 
-/** What is wrong with a value: where (`items[0].email`; empty for the value itself), and what was expected. */
+/** One fault of a value: where it is (`items[0].email`; empty for the value itself), and what was expected there. */
 export interface Issue {
   readonly path: string
   readonly message: string
@@ -75,7 +75,7 @@ export const issuesSentence = (issues: ReadonlyArray<Issue>): string =>
  */
 export class InvalidPayload extends Schema.TaggedError<InvalidPayload>()("InvalidPayload", {
   job: Schema.String,
-  /** Of a message that came in; a payload that was refused going out has none yet. */
+  /** The id of a message that came in; a payload that is refused when it is dispatched has none yet. */
   id: Schema.optionalKey(Schema.String),
   issues: Schema.Array(Schema.Struct({ path: Schema.String, message: Schema.String }))
 }) {
@@ -94,7 +94,7 @@ export class InvalidPayload extends Schema.TaggedError<InvalidPayload>()("Invali
   }
 }
 
-/** An option of the dispatch can't be: an id that is empty or too long, a delay that is negative or infinite. */
+/** An option of the dispatch is invalid: an id that is empty or too long, a delay that is negative or infinite. */
 export class InvalidOption extends Schema.TaggedError<InvalidOption>()("InvalidOption", {
   job: Schema.String,
   option: Schema.Literals(["id", "delay", "at"]),
@@ -115,7 +115,7 @@ export class UnknownJob extends Schema.TaggedError<UnknownJob>()("UnknownJob", {
   }
 }
 
-/** The engine couldn't be reached or couldn't answer: worth trying again. */
+/** The engine couldn't be reached or couldn't answer. The same dispatch may work later; an id makes it safe to repeat. */
 export class Unavailable extends Schema.TaggedError<Unavailable>()("Unavailable", {
   job: Schema.String,
   engine: Schema.String,
@@ -127,7 +127,7 @@ export class Unavailable extends Schema.TaggedError<Unavailable>()("Unavailable"
   }
 }
 
-/** The engine refused the message, and would again: a wrong key, a malformed request. */
+/** The engine refused the message, and would refuse it again: a wrong key, a malformed request. */
 export class Rejected extends Schema.TaggedError<Rejected>()("Rejected", {
   job: Schema.String,
   engine: Schema.String,
@@ -165,7 +165,7 @@ export const DispatchReason = Schema.Union([
 export type DispatchReason = typeof DispatchReason.Type
 
 /**
- * A dispatch that didn't happen: nothing was sent. `reason` says why, and can be caught alone with
+ * A dispatch failed; unless it is `Unavailable`, nothing was sent. `reason` says why, and can be caught alone with
  * `Effect.catchReason("DispatchError", "InvalidPayload", …)`.
  */
 export class DispatchError extends Schema.TaggedError<DispatchError>()("DispatchError", {
@@ -177,7 +177,7 @@ export class DispatchError extends Schema.TaggedError<DispatchError>()("Dispatch
   override get message(): string {
     return this.reason.message
   }
-  /** Whether the same dispatch may work later. */
+  /** Whether the same dispatch may work later: true for `Unavailable`. */
   get isRetryable(): boolean {
     return this.reason._tag === "Unavailable"
   }

@@ -1,6 +1,6 @@
 /**
- * The port for what goes in: a dispatch is a `JobMessage`, handed to the `Dispatcher` of the environment. Every engine
- * is a Layer of this service.
+ * The port of engines for what goes in. A dispatch is a `JobMessage`, handed to the `Dispatcher` of the environment; each
+ * engine is a Layer of that service.
  */
 import * as Context from "effect/Context"
 import type * as DateTime from "effect/DateTime"
@@ -11,10 +11,10 @@ import type * as SchemaIssue from "effect/SchemaIssue"
 import type { DispatchError } from "./DispatchError.ts"
 
 /**
- * What travels: plain JSON, the same on every engine.
+ * A message travels as plain JSON, the same on every engine.
  *
- * `payload` is what the payload schema encodes to as JSON; `dispatchedAt` is in milliseconds since the epoch;
- * `trace` is the dispatch's span as a W3C `traceparent`.
+ * `payload` is the payload as its schema encodes it to JSON. `dispatchedAt` is in milliseconds since the epoch. `trace` is
+ * the dispatch's span as a W3C `traceparent`.
  */
 export const JobMessage = Schema.Struct({
   id: Schema.String,
@@ -25,7 +25,7 @@ export const JobMessage = Schema.Struct({
 })
 export interface JobMessage extends Schema.Schema.Type<typeof JobMessage> {}
 
-/** The answer to a dispatch: the message was accepted under this id. Its run, if it has one, comes later. */
+/** The answer to a dispatch: the message was accepted under this id. It says nothing of its run. */
 export interface Receipt {
   readonly id: string
   readonly name: string
@@ -35,13 +35,13 @@ export interface Receipt {
 export interface Dispatchable<out R = unknown> {
   readonly kind: "job" | "event"
   readonly name: string
-  /** The lane of a job's runs. */
+  /** The lane of a job's runs; of an event it is empty. */
   readonly queue: string
   readonly codec: PayloadCodec<R>
   readonly idempotencyKey: ((payload: never) => string) | undefined
 }
 
-/** The payload's schema on the wire; made once a contract, when it is first used. */
+/** The payload's schema on the wire. Made once for each contract, when it is first used. */
 export interface PayloadCodec<out RE = unknown, out RD = unknown> {
   /** Constructor input to payload: defaults filled in, everything checked. */
   readonly make: (input: unknown) => Effect.Effect<unknown, SchemaIssue.Issue>
@@ -52,14 +52,14 @@ export interface PayloadCodec<out RE = unknown, out RD = unknown> {
 /** One message on its way to an engine. */
 export interface DispatchRequest {
   /**
-   * A job's message has one run; an event's has one for each of its listeners. A `completion` is no new run: its
-   * payload completes a deferred of the run that its name and id say (see `Steps`).
+   * A job's message has one run; an event's has one for each of its listeners. A `completion` starts no run: its
+   * payload completes a deferred of the run that its name and id name (see `Steps`).
    */
   readonly kind: "job" | "event" | "completion"
   readonly message: JobMessage
   /** The lane of a job's run. Default `"default"`. */
   readonly queue?: string | undefined
-  /** Milliseconds since the epoch before which it must not run; `undefined` is now. */
+  /** In milliseconds since the epoch: it must not run before. `undefined` is now. */
   readonly notBefore: number | undefined
   /**
    * True for a fresh UUID: the engine may skip deduplication. Default `false`, which is right for whatever may be sent
@@ -69,8 +69,8 @@ export interface DispatchRequest {
 }
 
 /**
- * The engine's side of a dispatch. A layer accepts all of the requests or fails; it may take them in one round
- * trip. Programs use it through `Job.dispatch` and `DomainEvent.publish`.
+ * The engine's side of a dispatch. `send` accepts all of the requests, in as few round trips as it can, or fails.
+ * Programs use it through `Job.dispatch` and `DomainEvent.publish`.
  */
 export class Dispatcher extends Context.Service<
   Dispatcher,
@@ -84,18 +84,18 @@ export class Dispatcher extends Context.Service<
 /** How and when a dispatch runs. */
 export interface DispatchOptions {
   /**
-   * The id of the message, 1 to 255 characters: a second dispatch of this job with the same id makes no second
+   * The id of the message, 1 to 255 characters. A second dispatch of this job with the same id makes no second
    * run, for as long as the engine remembers ids. Default: the contract's `idempotencyKey`; else, in a handler, one
    * that is the same in every attempt and replay of its run; else a new UUID.
    */
   readonly id?: string | undefined
-  /** Not before this long from now: 0 to 36,525 days. */
+  /** How long from now the run must wait at least: 0 to 36,525 days. Default: none. */
   readonly delay?: Duration.Input | undefined
-  /** Not before this time, at most 9999-12-31 (UTC); one in the past is now. Not together with `delay`. */
+  /** The time before which it must not run, at most 9999-12-31 (UTC); the past is now. Not together with `delay`. */
   readonly at?: DateTime.DateTime.Input | undefined
 }
 
-/** As {@link DispatchOptions}, for many messages: `id` is asked for each payload. */
+/** As {@link DispatchOptions}, for many messages: `id` is called with each payload. */
 export interface DispatchAllOptions<in Payload> {
   readonly id?: ((payload: Payload, index: number) => string) | undefined
   readonly delay?: Duration.Input | undefined

@@ -1,6 +1,6 @@
 /**
- * "This happened": a named fact with a payload, that any number of listeners may care about. Who publishes it
- * knows none of them.
+ * A domain event is a named fact with a payload ("this happened"), for any number of listeners. Who publishes it knows
+ * none of them.
  */
 import type * as Effect from "effect/Effect"
 import type * as Schema from "effect/Schema"
@@ -23,13 +23,16 @@ export interface DomainEvent<Name extends string, Payload extends Schema.Top> {
   /**
    * Hands the checked, encoded payload to the `Dispatcher` of the environment, which starts one run for each
    * listener; an event without listeners is no error. A published id reaches each listener once, for as long as
-   * the engine remembers ids. Fails with a `DispatchError`, and then nothing was published.
+   * the engine remembers ids. Fails with a `DispatchError`. Unless that is `Unavailable`, nothing was published.
    */
   publish(
     ...args: DispatchArguments<Payload["~type.make.in"]>
   ): Effect.Effect<Receipt, DispatchError, Dispatcher | Payload["EncodingServices"]>
 
-  /** Many payloads at once, in as few round trips as the engine allows. All are checked before any is sent. */
+  /**
+   * Publishes many payloads, in as few round trips as the engine allows. All are checked before any is sent. Receipts
+   * are in the order of the payloads.
+   */
   publishAll(
     payloads: ReadonlyArray<Payload["~type.make.in"]>,
     options?: DispatchAllOptions<Payload["Type"]>
@@ -51,14 +54,14 @@ export const isDomainEvent = (u: unknown): u is Any => typeof u === "function" &
 
 /**
  * Defines a domain event. The name is what travels: words of `a-z` and `0-9` joined by `.`, `-`, `_` or `/`, at
- * most 200 characters. Throws a `DefinitionError` for what can't be.
+ * most 200 characters. Throws a `DefinitionError` if the definition is invalid.
  */
 export const make = <const Name extends string, const Payload extends PayloadInput>(
   name: Name,
   options: {
-    /** Struct fields or a struct schema, encoded as JSON on its way. */
+    /** Struct fields, or a schema whose JSON is an object. It travels as JSON. */
     readonly payload: Payload
-    /** The id of a publish that is given none. Default: a new UUID. */
+    /** Makes the id of a publish that is given none; see `Job.make`. */
     readonly idempotencyKey?: ((payload: PayloadSchema<Payload>["Type"]) => string) | undefined
   }
 ): DomainEvent<Name, PayloadSchema<Payload>> => {

@@ -1,8 +1,8 @@
 /**
- * What a job is: a named contract (schemas, retry policy, time limit) whose handler is an Effect program.
+ * A job is a named contract (schemas, retry policy, time limit) whose handler is an Effect program.
  *
- * Whoever dispatches a job needs its contract alone; the handler is a Layer, apart from it. Nothing in either
- * names the engine that runs it: that is the `Dispatcher` of the environment.
+ * Whoever dispatches a job needs its contract alone; the handler is a Layer, apart from it. Neither names the engine
+ * that runs it: that is the `Dispatcher` of the environment.
  *
  * Delivery is at least once on durable engines, so handlers should be idempotent.
  */
@@ -29,7 +29,7 @@ export interface Handler<out Name extends string> {
   readonly name: Name
 }
 
-/** What starts a run: a dispatch, a domain event, or the clock. */
+/** A run is started by a dispatch, a domain event, or the clock. */
 export type Trigger =
   | { readonly _tag: "Dispatch" }
   | { readonly _tag: "Event"; readonly event: string }
@@ -43,7 +43,7 @@ export type Trigger =
       readonly clock: CronClock
     }
 
-/** What the runner provides to a handler, and `toLayer` takes out of its requirements. */
+/** Services that the runner provides to a handler, and that `toLayer` takes out of its requirements. */
 export type Provided = Dispatcher | CurrentRun | Scope.Scope | WorkflowEngine | WorkflowInstance
 
 /** Services that the schemas need where the job runs. */
@@ -53,12 +53,12 @@ export type SchemaServices<
   Error extends Schema.Top
 > = Payload["DecodingServices"] | Success["EncodingServices"] | Error["EncodingServices"]
 
-/** What `toLayer` takes beside the handler. */
+/** The options of `toLayer`. */
 export interface HandlerOptions<in Payload, in E, out R> {
   /**
-   * Runs once, when no attempt is left or the failure isn't to be retried; at least once where a worker dies in
-   * it. A failure of its own is logged as an error and changes nothing. A message that doesn't decode has no
-   * payload to give, so it never comes here: see the dispatcher's `onError` or dead letters.
+   * Runs once, after the last attempt or a failure that isn't retried; at least once where a worker dies in it. A
+   * failure of its own is logged as an error and changes nothing. A message that doesn't decode never comes here, for
+   * it has no payload to give: see the worker's `onError`, and dead letters.
    */
   readonly onFailure?:
     | ((payload: Payload, cause: Cause.Cause<E>) => Effect.Effect<unknown, unknown, R>)
@@ -89,19 +89,20 @@ export interface Contract<
   readonly retry: RetryPolicy.RetryPolicy<Error["Type"]>
   /** The lane of its runs on engines that have queues. */
   readonly queue: string
-  /** Of one attempt. */
+  /** The time limit of one attempt. */
   readonly timeout: Duration.Duration | undefined
   readonly annotations: Context.Context<never>
   /** Where {@link toLayer} puts the handler, for engines; to everyone else it is `Handler<Name>`. */
   readonly handler: Context.Key<never, HandlerService>
   readonly target: Dispatchable<Payload["EncodingServices"]>
 
-  /** The same contract with an annotation: for what only one engine understands. */
+  /** The same contract with an annotation, which only the engine that it is meant for reads. */
   annotate<Self, I, S>(this: Self, key: Context.Key<I, S>, value: S): Self
 
   /**
-   * The implementation as a Layer. The handler runs with the services that the Layer was built with; its
-   * `Scope` closes after every attempt. `Dispatcher`, `Job.CurrentRun` and `Scope` come from the runner.
+   * The implementation as a Layer. The handler runs with the services that the Layer was built with, and never with
+   * those of who dispatches. Its `Scope` closes after every attempt. The services of {@link Provided} come from the
+   * runner.
    */
   toLayer<R, R2 = never>(
     handler: (payload: Payload["Type"]) => Effect.Effect<Success["Type"], Error["Type"], R>,
@@ -109,8 +110,8 @@ export interface Contract<
   ): Layer.Layer<Handler<Name>, never, Exclude<R | R2, Provided> | SchemaServices<Payload, Success, Error>>
 
   /**
-   * The handler itself, once, in this fiber: for unit tests. No message, no retry, no time limit, no
-   * `onFailure`; the payload is checked, `CurrentRun` says attempt 1, and the scope closes afterwards.
+   * Calls the handler once, in this fiber, for unit tests. The payload is checked, `CurrentRun` says attempt 1, and the
+   * scope closes afterwards. There is no JSON, no retry, no time limit and no `onFailure`.
    */
   run(
     ...payload: {} extends Payload["~type.make.in"] ? [Payload["~type.make.in"]?] : [Payload["~type.make.in"]]
@@ -126,16 +127,16 @@ export interface Job<
 > extends Contract<Name, Payload, Success, Error> {
   /**
    * Hands a checked, encoded payload to the `Dispatcher` of the environment. Succeeds once the engine has
-   * accepted it; the run, and its failure, are the engine's. Fails with a `DispatchError`, and then nothing was
-   * sent.
+   * accepted it; the run, and its failure, are the engine's. Fails with a `DispatchError`. Unless that is `Unavailable`,
+   * nothing was sent.
    */
   dispatch(
     ...args: DispatchArguments<Payload["~type.make.in"]>
   ): Effect.Effect<Receipt, DispatchError, Dispatcher | Payload["EncodingServices"]>
 
   /**
-   * Many payloads at once, in as few round trips as the engine allows. All are checked before any is sent.
-   * Receipts are in the order of the payloads.
+   * Dispatches many payloads, in as few round trips as the engine allows. All are checked before any is sent. Receipts
+   * are in the order of the payloads. Where it is `Unavailable`, some may have been sent: see the dispatcher's layer.
    */
   dispatchAll(
     payloads: ReadonlyArray<Payload["~type.make.in"]>,
@@ -162,19 +163,19 @@ export interface Any {
 /** The handlers that a list of jobs requires: `Job.HandlerOf<typeof jobs[number]>`. */
 export type HandlerOf<J> = J extends { readonly jobName: infer Name extends string } ? Handler<Name> : never
 
-/** Of `Any` it is `unknown`, as are the next two. */
+/** The decoded payload of a job's type. These three are `unknown` for `Any`. */
 export type Payload<J> = J extends { readonly payloadSchema: infer P extends Schema.Top } ? P["Type"] : never
 export type Success<J> = J extends { readonly successSchema: infer S extends Schema.Top } ? S["Type"] : never
 export type Error<J> = J extends { readonly errorSchema: infer E extends Schema.Top } ? E["Type"] : never
 export type Name<J> = J extends { readonly jobName: infer Name extends string } ? Name : never
 
-/** What `toLayer` puts under the job's key. Made by `toLayer`, called by `Attempt`; not for use elsewhere. */
+/** The service under the job's key. Made by `toLayer`, called by `Attempt`; not for use elsewhere. */
 export interface HandlerService {
   readonly run: (payload: unknown) => Effect.Effect<unknown, unknown, Provided>
   readonly onFailure: HandlerOptions<unknown, unknown, Provided>["onFailure"]
   /** The services that the handler's Layer was built with, which are all that it needs beside `Provided`. */
   readonly context: Context.Context<never>
-  /** Of the contract that was implemented: another one of its name has another. */
+  /** Identifies the contract that was implemented: another one of the same name has another target. */
   readonly target: Dispatchable
 }
 
@@ -190,25 +191,26 @@ export type PayloadSchema<P extends PayloadInput> = P extends Schema.Top
     ? Schema.Struct<P>
     : never
 
-/** What `Job.make`, `Listener.make` and `CronJob.make` take alike. */
+/** The options that `Job.make`, `Listener.make` and `CronJob.make` share. */
 export interface Options<Success extends Schema.Top, Error extends Schema.Top> {
-  /** What the handler succeeds with, as engines that record results store it. Default: `Schema.Void`. */
+  /** The schema of the handler's success, by which engines that record results store it. Default: `Schema.Void`. */
   readonly success?: Success | undefined
-  /** What the handler may fail with. Default: anything (`Schema.Defect`). */
+  /** The schema of the handler's typed errors. Default: anything (`Schema.Defect`). */
   readonly error?: Error | undefined
   /** Default: `RetryPolicy.none`, one attempt. */
   readonly retry?: RetryPolicy.Input<Error["Type"]> | undefined
   /**
-   * Of one attempt: its handler is interrupted then, and it counts as failed. Finalizers aren't counted in the time,
-   * and an uninterruptible handler that succeeds after it has succeeded. Default: no limit.
+   * The time limit of one attempt, more than 0. At the limit the handler is interrupted, and the attempt has failed with
+   * a `JobTimeout`. Finalizers aren't counted in the time. An uninterruptible handler that succeeds after the limit has
+   * succeeded. Default: no limit.
    */
   readonly timeout?: Duration.Input | undefined
   /**
-   * The lane of its runs, with a concurrency of its own, on engines that have queues: words of `a-z` and `0-9` as a
-   * job's name. Default `"default"`. In this process there is one lane.
+   * The lane of its runs, with a concurrency of its own, on engines that have queues. Named as jobs are. Default
+   * `"default"`. In this process there is one lane.
    */
   readonly queue?: string | undefined
-  /** For what only one engine understands; also added with `annotate`. */
+  /** Options of one engine, which the others don't read; `annotate` adds one. */
   readonly annotations?: Context.Context<never> | undefined
 }
 
@@ -216,7 +218,7 @@ export interface Options<Success extends Schema.Top, Error extends Schema.Top> {
  * Defines a job: `class SendWelcomeEmail extends Job.make("mail.welcome", { payload: { email: Schema.String } }) {}`.
  *
  * The name is what travels and what engines keep, so it stays when the class is renamed: words of `a-z` and
- * `0-9` joined by `.`, `-`, `_` or `/`, at most 200 characters. Throws a `DefinitionError` for what can't be.
+ * `0-9` joined by `.`, `-`, `_` or `/`, at most 200 characters. Throws a `DefinitionError` if the definition is invalid.
  */
 export const make = <
   const Name extends string,
@@ -226,9 +228,12 @@ export const make = <
 >(
   name: Name,
   options: Options<Success, Error> & {
-    /** What a dispatch gives to the handler: struct fields or a struct schema, encoded as JSON on its way. */
+    /** Struct fields, or a schema whose JSON is an object. It travels as JSON. */
     readonly payload: Payload
-    /** The id of a dispatch that is given none; two dispatches with one id make one run. Default: a new UUID. */
+    /**
+     * Makes the id, 1 to 255 characters, of a dispatch that is given none: two dispatches with one id make one run.
+     * Default: a new UUID; in a handler, an id that is the same in every attempt and replay of its run.
+     */
     readonly idempotencyKey?: ((payload: PayloadSchema<Payload>["Type"]) => string) | undefined
   }
 ): Job<Name, PayloadSchema<Payload>, Success, Error> =>

@@ -1,5 +1,5 @@
 /**
- * A job that a domain event starts. Any number of listeners may have one event; each has its own retries and its
+ * A listener is a job that a domain event starts. An event may have any number of them. Each has its own retries and its
  * own failure, and neither stops nor repeats another.
  */
 import type * as Schema from "effect/Schema"
@@ -18,8 +18,8 @@ export interface Listener<
 /**
  * Defines a listener: `class EnqueueMail extends Listener.make("posts.enqueue-mail", { event: PostPublished }) {}`.
  *
- * `Job.CurrentRun` gives it the id of the published event; its payload is the event's. Throws a
- * `DefinitionError` for what can't be.
+ * Its payload and the id of its run (`Job.CurrentRun`) are those of the published event. Throws a `DefinitionError` if
+ * the definition is invalid.
  */
 export const make = <
   const Name extends string,
@@ -30,7 +30,7 @@ export const make = <
 >(
   name: Name,
   options: Options<Success, Error> & {
-    /** What starts it. */
+    /** The event that starts it. */
     readonly event: DomainEvent<Event, Payload>
   }
 ): Listener<Name, Payload, Success, Error> =>

@@ -1,6 +1,6 @@
 /**
- * What an attempt comes to, and who is told of a run that has failed for good. Engines act on an {@link Outcome},
- * and on nothing else.
+ * The Outcome of an attempt, and the errors of a run that has failed for good. Engines act on an {@link Outcome}, and on
+ * nothing else.
  */
 import type * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
@@ -13,11 +13,11 @@ import { reportCause } from "./internal/isolated.ts"
 import type * as Job from "./Job.ts"
 
 /**
- * Why a run has failed for good.
+ * The reason why a run has failed for good.
  *
  * - `InvalidPayload`: the payload doesn't decode; the handler never saw it.
  * - `AttemptsExhausted`: the last attempt that the policy allows has failed.
- * - `NotRetryable`: the policy's `while` said no, or the policy itself threw.
+ * - `NotRetryable`: the policy's `while` returned `false`, or the policy itself threw.
  * - `InvalidSuccess`: the success schema doesn't encode what the handler succeeded with.
  * - `UnknownJob`: the worker has no job of this name.
  */
@@ -30,7 +30,7 @@ export const FailedReason = Schema.Literals([
 ])
 export type FailedReason = typeof FailedReason.Type
 
-/** An engine acts on it after an attempt. */
+/** The end of an attempt, on which an engine acts. */
 export type Outcome = Succeeded | Retry | Failed
 
 /**
@@ -118,7 +118,7 @@ export class WorkerLost extends Schema.TaggedError<WorkerLost>()("WorkerLost", {
   job: Schema.String,
   id: Schema.String,
   attempt: Schema.Int,
-  /** What the engine says of it, where it says something. */
+  /** More about it, where the engine knows more. */
   detail: Schema.optionalKey(Schema.String)
 }) {
   override get message(): string {

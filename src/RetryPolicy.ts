@@ -43,7 +43,7 @@ export type Backoff =
  */
 export interface RetryPolicy<in E = unknown> {
   readonly [TypeId]: typeof TypeId
-  /** Every run, the first included; an integer of at least 1. */
+  /** Every attempt, the first included; an integer of at least 1. */
   readonly attempts: number
   /** `undefined`: not stated. Inngest then uses its own; every other engine uses {@link defaultBackoff}. */
   readonly backoff: Backoff | undefined
@@ -53,23 +53,22 @@ export interface RetryPolicy<in E = unknown> {
   readonly retryAfter: ((error: E) => Duration.Input | undefined) | undefined
 }
 
-/** What may be said beside the backoff, for every constructor. */
+/** The options of every constructor, beside the backoff. */
 export interface Options<in E = unknown> {
-  /** Every run, the first included; an integer of at least 1. */
+  /** Every attempt, the first included; an integer of at least 1. */
   readonly attempts: number
   /** From 0 to 1, default 0: each pause is lengthened by a random part of up to this fraction of itself. */
   readonly jitter?: number | undefined
   /**
-   * Return `false` and the job fails at once, whatever attempts are left; only `false` does, so a function that
-   * returns nothing, or a Promise, lets the policy go on. Typed errors only.
+   * Called with each typed error. If it returns `false` the job fails at once, whatever attempts are left. Only `false`
+   * stops: a function that returns nothing, or a Promise, lets the policy go on. Default: every error is retried.
    */
   readonly while?: ((error: E) => boolean) | undefined
   /**
-   * A pause that the error itself names (an HTTP 429's `Retry-After`): used as it is, in place of the backoff
-   * and its `maxDelay`, without jitter. The backoff's is kept for `undefined` and for anything that isn't a pause
-   * of more than nothing and at most 100 years: zero, NaN, a negative or an infinite one, or no duration at all.
-   * (Zero, since `Duration.seconds(NaN)` is zero: without the header, a server that said 429 would be asked again
-   * at once.)
+   * Reads a pause from the error (an HTTP 429's `Retry-After`). It replaces that of the backoff, without jitter and
+   * `maxDelay`. The backoff's pause stays for `undefined`, and for all that isn't more than zero and at most 100 years.
+   * Zero is among that, since `Duration.seconds(NaN)` is zero: without the header, a server that answered 429 would be
+   * called again at once.
    */
   readonly retryAfter?: ((error: E) => Duration.Input | undefined) | undefined
 }
@@ -77,7 +76,7 @@ export interface Options<in E = unknown> {
 /** Accepted wherever a policy is: a policy, or just its options, as in `{ attempts: 3 }`. */
 export type Input<E = unknown> = RetryPolicy<E> | Options<E>
 
-/** What engines use where a policy states no backoff: 1 second, doubling, at most 5 minutes. */
+/** The backoff of engines where a policy states none: 1 second, doubling, at most 5 minutes. */
 export const defaultBackoff: Backoff = {
   _tag: "Exponential",
   initialDelay: Duration.seconds(1),
@@ -125,7 +124,7 @@ export const make = <E = unknown>(input: Input<E>): RetryPolicy<E> => {
   return TypeId in input ? input : build(input, undefined)
 }
 
-/** One run, no retry: what a job without a policy has. */
+/** One attempt, no retry: the policy of a job that is given none. */
 export const none: RetryPolicy = build({ attempts: 1 }, undefined)
 
 /** The same pause after every failed attempt. */
@@ -208,7 +207,7 @@ export const delayAfter = (policy: RetryPolicy<never>, attempt: number): Duratio
   }
 }
 
-/** What follows a failed attempt. */
+/** The decision after a failed attempt. */
 export type Next =
   | {
       readonly _tag: "Retry"

@@ -30,7 +30,7 @@ export interface DeadLetter {
   /** As it was dispatched; `undefined` for an element that isn't a message. */
   readonly message: JobMessage | undefined
   /**
-   * Why: an `Attempt.FailedReason` of a run, a `DispatchReason`'s tag of a hand-over, or `Unknown` where the
+   * Why: an `Outcome.FailedReason` of a run, a `DispatchReason`'s tag of a hand-over, or `Unknown` where the
    * store itself gave it up.
    */
   readonly reason: string

@@ -19,18 +19,18 @@ export interface Item {
   readonly element: unknown
 }
 
-/** What becomes of a claimed element. */
+/** The end of a claim. */
 export type Settlement =
   | {
       readonly _tag: "Complete"
-      /** Runs once the store has it: what goes before may be done again by another worker. */
+      /** Runs once the store has it. Another worker may repeat all that came before. */
       readonly after?: Effect.Effect<void> | undefined
     }
   /** It comes again after `delay` or more. */
   | { readonly _tag: "Retry"; readonly delay: Duration.Duration; readonly note: Note }
   /** It comes again after `delay`, or when it is woken. The claim was no attempt. */
   | { readonly _tag: "Park"; readonly delay: Duration.Duration }
-  /** It never comes again, and stays in the store as failed. */
+  /** It stays in the store as failed, and never comes again. */
   | { readonly _tag: "Dead"; readonly note: Note }
   /** As if it had not been claimed. */
   | { readonly _tag: "GiveBack" }
@@ -38,22 +38,22 @@ export type Settlement =
 export const complete: Settlement = { _tag: "Complete" }
 export const giveBack: Settlement = { _tag: "GiveBack" }
 
-/** Why an element wasn't completed, as the store keeps it: a reason, and JSON that says more. */
+/** The reason why an element wasn't completed, as the store keeps it, and JSON with more. */
 export interface Note {
   readonly reason: string
   readonly message: string
   readonly failure?: Schema.Json | undefined
 }
 
-/** Above every policy's attempts: the Outcome decides, not the store. The largest that a SQL integer holds. */
+/** The largest number that a SQL integer holds: above every policy's attempts, so that the Outcome decides, not the store. */
 const unlimited = 2_147_483_647
 
-/** Far enough off to be never, near enough for every database's dates. */
+/** Ten years: far enough off to be never, and near enough for every database's dates. */
 const never = Duration.days(3650)
 
 /**
- * What the store writes down as the failure: `Cause.pretty` of it is `<reason>: <json>`, in one line, which
- * `parseNote` reads.
+ * The failure that the store writes down. `Cause.pretty` of it is `<reason>: <json>`, in one line, which `parseNote`
+ * reads.
  */
 class Unsettled {
   readonly name: string
@@ -68,7 +68,7 @@ class Unsettled {
   }
 }
 
-/** The note in a store's record of a failure; `undefined` for what the store itself has written. */
+/** The note in a store's record of a failure; `undefined` for a record that the store itself has written. */
 export const parseNote = (record: string | null | undefined): Note | undefined => {
   const match = /^(\w+): (\{.*\})$/m.exec(record ?? "")
   const [, reason, json] = match ?? []
@@ -82,13 +82,12 @@ export const parseNote = (record: string | null | undefined): Note | undefined =
 }
 
 /**
- * Claims one element of the queue, waiting for it, and settles it as `handle` says. Interruption gives it back. It is
- * one fiber's, which may run it again and again.
+ * Waits for an element of the queue, claims it, and settles it as `handle` says. Interruption gives it back. The effect
+ * belongs to one fiber, which may run it again and again.
  *
- * PersistedQueue takes its limit of attempts and its delays from options a take, and asks for them when the take
- * ends. So each taker has options of its own, which by then say what the Outcome was: this is how one element's
- * delay can be its own, and how one can fail before its last attempt. A store that had copied the limit sooner
- * would ask for a delay instead, and gets one of ten years.
+ * PersistedQueue reads `maxAttempts` and `retryDelay` when the take's scope closes, so both are set once the Outcome is
+ * known: each element has a delay of its own, and may fail before its last attempt. A store that has read `maxAttempts`
+ * sooner would ask for a delay, and gets one of ten years.
  */
 export const taker = <R>(
   store: PersistedQueueStore["Service"],
@@ -175,17 +174,17 @@ export const elementOf = (options: {
   }
 }
 
-/** What no database's text column takes: NUL, and halves of surrogate pairs. Redis' store replaces the same way. */
+/** Replaces NUL and halves of surrogate pairs, which no database's text column takes, as Redis' store does. */
 export const elementId = (id: string): string =>
   id.isWellFormed() && !id.includes("\0") ? id : id.toWellFormed().replaceAll("\0", "\uFFFD")
 
-/** The lane of jobs that say none. */
+/** The queue of jobs that name none. */
 export const defaultQueue = "default"
 
-/** All events. Whoever takes one hands it on to the listeners that are known, whoever runs them. */
+/** The queue of all events. The worker that takes one hands it on to all listeners that are known. */
 export const eventQueue = "@events"
 
-/** An id belongs to its job: names have no spaces. */
+/** The id of a message in the store, for an id belongs to its job. Names have no spaces. */
 export const keyOf = ({ id, name }: Pick<JobMessage, "id" | "name">): string => `${name} ${id}`
 
 /** A message as an element under its {@link keyOf}, which is hashed where it is longer than the store's column. */
@@ -204,7 +203,7 @@ export const messageElement = (
 /** The outbox's queue. */
 export const outboxQueue = "@outbox"
 
-/** Checked by hand, for it is done for every message: what comes from a store is JSON already. */
+/** A check by hand, since it is made for every message, and the store's elements are JSON already. */
 export const isJobMessage = (u: unknown): u is JobMessage => {
   if (typeof u !== "object" || u === null) return false
   const { dispatchedAt, id, name, payload, trace }: { readonly [K in keyof JobMessage]?: unknown } = u
@@ -217,7 +216,7 @@ export const isJobMessage = (u: unknown): u is JobMessage => {
   )
 }
 
-/** A request as the outbox keeps it: without `generatedId`, for it may be relayed again. */
+/** A request as the outbox keeps it. It has no `generatedId`, since it may be relayed again. */
 export const encodeRequest = ({ kind, message, notBefore, queue }: DispatchRequest): Schema.Json => ({
   kind,
   queue: queue ?? null,
@@ -225,7 +224,7 @@ export const encodeRequest = ({ kind, message, notBefore, queue }: DispatchReque
   message: { ...message }
 })
 
-/** `undefined` for what isn't one. */
+/** {@link encodeRequest} backwards; `undefined` for an element that isn't a request. */
 export const decodeRequest = (u: unknown): DispatchRequest | undefined => {
   if (typeof u !== "object" || u === null) return undefined
   const { kind, message, notBefore, queue }: { readonly [K in keyof DispatchRequest]?: unknown } = u

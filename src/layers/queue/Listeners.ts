@@ -1,6 +1,6 @@
 /**
- * The listeners of events, as workers make them known in the store, so that an event reaches all of them whichever
- * worker takes it.
+ * The listeners of events. Workers make theirs known in the store, so that an event reaches all of them, whichever worker
+ * takes it.
  */
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
@@ -15,14 +15,14 @@ import type * as Job from "../../Job.ts"
 
 /** A listener is forgotten when no worker has had it for this long. */
 const timeToLive = Duration.days(7)
-/** How often a worker says that it still has its listeners, and reads who else there is. */
+/** How often a worker makes its listeners known again. */
 const refreshEvery = Duration.seconds(20)
-/** The first time: it may have been overwritten by a worker that started with it. */
+/** The same for the first time: a worker that started at the same moment may have overwritten the record. */
 const lookAgainAfter = Duration.seconds(1)
-/** A record isn't written again while it is younger. */
+/** A record that is younger isn't written again. */
 const freshFor = Duration.minutes(10)
 
-/** Of one event: each listener's queue, and when a worker last had it. */
+/** The listeners of one event: the queue of each, and when a worker last had it. */
 const Known = Schema.Record(Schema.String, Schema.Struct({ queue: Schema.String, seenAt: Schema.Finite }))
 const decodeKnown = Schema.decodeUnknownOption(Schema.Struct({ value: Known }))
 
@@ -32,8 +32,8 @@ export interface Listeners {
 }
 
 /**
- * Makes the listeners of a worker known, and keeps them known until the scope closes. A store without
- * `BackingPersistence` knows those of this worker alone.
+ * Makes the listeners of a worker known, and keeps them known until the scope closes. Without a `BackingPersistence`,
+ * this worker's are the only ones.
  */
 export const make = (jobs: ReadonlyArray<Job.Any>): Effect.Effect<Listeners, never, Scope.Scope> =>
   Effect.gen(function* () {
@@ -54,7 +54,7 @@ export const make = (jobs: ReadonlyArray<Job.Any>): Effect.Effect<Listeners, nev
         Effect.flatMap(store, ({ get }) => get(event)),
         (record) => Option.getOrUndefined(decodeKnown(record))?.value ?? {}
       )
-    /** Of two workers that write at once one is overwritten: it writes again when it looks again. */
+    /** If two workers write at once, one is overwritten. It writes again at its next refresh. */
     const makeKnown = Effect.fnUntraced(function* (event: string, listeners: ReadonlyMap<string, string>) {
       const now = yield* Clock.currentTimeMillis
       const known = yield* read(event)

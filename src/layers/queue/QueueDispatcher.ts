@@ -1,5 +1,5 @@
 /**
- * Dispatches into a durable queue, from which a `QueueWorker` runs it: in this process or in another one, now or
+ * Dispatches into a durable queue, from which a `QueueWorker` runs the message: in this process or in another one, now or
  * after a restart. The queue is Effect's own `PersistedQueue`, on Postgres, SQLite, Redis or in memory.
  */
 import * as Clock from "effect/Clock"
@@ -18,24 +18,24 @@ import * as StepRecords from "./StepRecords.ts"
 /** How many messages of one `dispatchAll` are on their way at once to a store that takes one at a time. */
 const offersAtOnce = 16
 
-/** For how long a dispatch waits for its store's answer. */
+/** How long a dispatch waits for its store's answer. */
 const answerWithin = Duration.seconds(30)
 
 /**
- * The Dispatcher on a `PersistedQueueStore` (see `QueueStore`). It has no list of jobs: a web process can
- * dispatch what a worker process runs.
+ * The Dispatcher on a `PersistedQueueStore` (see `QueueStore`). It has no list of jobs: a web process can dispatch jobs
+ * that a worker process runs.
  *
- * - A message is in its job's queue (`"default"` where the job says none); an event's goes to every listener that a
- *   worker has made known.
- * - One run an id and job, for as long as the store keeps completed messages: until `PersistedQueue.layerCleanup`
- *   removes them, after 30 days by default, and for ever where nothing cleans up. An id of a dead letter is taken as
- *   well. Redis keeps their ids alone, some 140 bytes each, and none that was generated.
+ * - A job's message goes to the queue that the job names, `"default"` if it names none. An event's goes to every listener
+ *   that a worker has made known.
+ * - An id makes one run of a job in a queue, for as long as the store keeps completed messages: until
+ *   `PersistedQueue.layerCleanup` removes them, after 30 days by default, and for ever where nothing cleans up. The id of
+ *   a dead letter is taken as well. Redis keeps their ids alone, some 140 bytes each, and none that was generated.
  * - `delay` and `at` hold; on SQLite they are rounded up to whole seconds, by the database's clock.
  * - On a SQL store a dispatch inside `sql.withTransaction` of the store's own SqlClient is part of the
  *   transaction. `dispatchAll` is one statement on our store for Postgres; elsewhere it is one unit only inside such a
  *   transaction.
  * - Fails with `Unavailable` when the store is away, in another transaction's way, or gives no answer for 30 seconds;
- *   with `PayloadTooLarge` over the store's limit; with `Rejected` for what the store refuses otherwise.
+ *   with `PayloadTooLarge` over the store's limit; with `Rejected` if the store refuses it otherwise.
  */
 export const layer: Layer.Layer<Dispatcher, never, PersistedQueueStore> = Layer.effect(
   Dispatcher,

@@ -1,6 +1,6 @@
 /**
- * Runs what `QueueDispatcher` has queued: takes messages, hands them to `Attempt`, and settles each as its
- * Outcome says.
+ * Runs the messages that `QueueDispatcher` has queued: takes them, hands them to `Attempt`, and settles each by its
+ * Outcome.
  */
 import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
@@ -28,21 +28,21 @@ import * as Takers from "./Takers.ts"
 import * as QueueTickRecords from "./TickRecords.ts"
 
 export interface Options {
-  /** How many attempts run at once in this worker, in each of its queues. Default 10. */
+  /** The attempts that run at once in each queue of this worker, an integer of at least 1. Default 10. */
   readonly concurrency?: number | undefined
   /**
-   * How many attempts run at once in a queue of this name, as in `{ media: 2 }`. A queue that none of the jobs has is
-   * taken from as well, so that a job can move to another queue in a deploy.
+   * The attempts that run at once in a queue of this name, as in `{ media: 2 }`. The worker also takes from queues that
+   * none of its jobs has, so that a job can move to another queue in a deploy. Default: `concurrency` each.
    */
   readonly queues?: Readonly<Record<string, number>> | undefined
   /**
-   * How long the scope's close waits for what runs, once nothing more is taken. Then it is interrupted and
+   * How long the scope's close waits for attempts that run, once nothing more is taken. Then they are interrupted and
    * given back, which uses no attempt. Default 20 seconds.
    */
   readonly shutdownTimeout?: Duration.Input | undefined
   /**
-   * Gets each job that has failed for good, after its `onFailure` and before it is stored as failed. Default:
-   * logs at error level, without the payload.
+   * Called with each run that has failed for good, after its job's `onFailure` and before it is stored as failed.
+   * Default: logs at error level, without the payload.
    */
   readonly onError?: OnError | undefined
 }
@@ -55,12 +55,14 @@ const name = "QueueWorker.layer"
  *
  * - It takes from the queues of its jobs, each with a concurrency of its own, and claims only what it begins at once.
  * - At least once: a message whose worker dies comes again when its lock has expired (see `QueueStore`), and the
- *   lost run counts as an attempt. Any number of workers may share a store.
+ *   lost attempt counts. Any number of workers may share a store.
  * - A message of a job that isn't in the list goes back for a worker that has it, and uses no attempt.
- * - What has failed for good stays in the store as failed, with its reason: see `DeadLetters`.
- * - An interrupted run is given back and uses no attempt.
- * - Its listeners are made known in the store: an event reaches all that are known, whoever takes it.
+ * - A run that has failed for good stays in the store as failed, with its reason: see `DeadLetters`.
+ * - An interrupted attempt is given back and doesn't count.
+ * - Its listeners are made known in the store: an event reaches all that are known, whichever worker takes it.
  * - Cron jobs tick in every worker, and each tick is run by one: its id is the job's name and the time.
+ *
+ * Dies with a `DefinitionError` if an option or the list of jobs is invalid.
  */
 export const layer = <const Jobs extends ReadonlyArray<Job.Any>>(
   jobs: Jobs,
@@ -125,7 +127,7 @@ const lanesOf = (jobs: ReadonlyArray<Job.Any>, options: Options): ReadonlyMap<st
   return lanes
 }
 
-/** Handing events on is no work of jobs, and takes a moment. */
+/** The events that are handed on at once. No handler runs in it, so a few are enough. */
 const eventsAtOnce = 4
 
 /** How soon a run that waits for a deferred looks for it again, where nothing wakes it: the longer it waits, the later. */
@@ -143,7 +145,7 @@ interface Worker {
   readonly suspensions: Set<Suspension.Suspension>
 }
 
-/** A tick is offered until the store takes it: a quarter of a second, doubling, at most 10 seconds. */
+/** The pauses between offers of a tick, until the store takes it: a quarter of a second, doubling, at most 10 seconds. */
 const offerAgain = Schedule.min([Schedule.exponential("250 millis"), Schedule.spaced("10 seconds")])
 
 const offerNow = (self: Worker, message: JobMessage, queue: string) =>
@@ -271,7 +273,7 @@ const note = (
     failure: json
   }))
 
-/** It waits for a worker that has the job: from a second, doubling, to half a minute. The claim was no attempt. */
+/** The message waits for a worker that has the job: from a second, doubling, to half a minute. The claim was no attempt. */
 const unknownJob = (self: Worker, message: JobMessage, claim: number): Effect.Effect<Element.Settlement> =>
   Effect.as(self.steps.uncounted(message, claim), {
     _tag: "Retry",
@@ -279,7 +281,7 @@ const unknownJob = (self: Worker, message: JobMessage, claim: number): Effect.Ef
     note: { reason: "UnknownJob", message: `no worker has taken it yet that has the job "${message.name}"` }
   })
 
-/** An element that isn't a message: written by something else. */
+/** An element that isn't a message, for something else has written it. */
 const notOurs = (queue: string, item: Element.Item): Effect.Effect<Element.Settlement> => {
   const error = new InvalidPayload({
     job: queue,
@@ -296,8 +298,8 @@ const notOurs = (queue: string, item: Element.Item): Effect.Effect<Element.Settl
 const unheardFor = Duration.days(7)
 
 /**
- * An event's message becomes one a listener, in the listener's own queue and under the event's id: fanned out
- * again after a crash, each is already there.
+ * Makes a message for each listener of an event, in the listener's own queue and under the event's id. Fanned out again
+ * after a crash, each is already there.
  */
 const fanOut = (self: Worker, item: Element.Item): Effect.Effect<Element.Settlement> => {
   const message = item.element

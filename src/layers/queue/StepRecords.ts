@@ -1,6 +1,6 @@
 /**
- * The durable steps of jobs on a queue: kept by `effect/persistence`, so that a message that comes again, to this
- * worker or to another, goes on where it stopped.
+ * The records of runs on a queue: their durable steps, and which claims were attempts. `effect/persistence` keeps them,
+ * so that a message that comes again, to this worker or to another, goes on where it stopped.
  */
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -17,27 +17,27 @@ import { elementId, keyOf } from "./Element.ts"
 import { extensionsOf } from "./Extensions.ts"
 import { reportCause } from "../../internal/isolated.ts"
 
-/** How long the records of a run are kept where nobody says that it has ended. */
+/** How long the records of a run are kept if it isn't known to have ended. */
 const timeToLive = Duration.days(30)
 
 /** How often a run that waits for a deferred looks for its completion. */
 const pollInterval = Duration.millis(250)
 
-/** The records of every run of a queue: its steps, and what its claims were. */
+/** The records of all runs of a store. */
 export interface StepRecords {
   readonly of: (message: JobMessage, suspension?: Suspension) => RunState.RunSteps
   /** Says where a suspended run is parked, so that a completion can wake it. */
   readonly parked: (message: JobMessage, at: Parked) => Effect.Effect<void>
-  /** The attempt that a claim of this number is: claims that began no attempt aren't counted. */
+  /** The number of the attempt that a claim is, both from 1. Claims that began no attempt aren't counted. */
   readonly attemptOf: (message: JobMessage, claim: number) => Effect.Effect<number>
-  /** Says that this claim began no attempt. */
+  /** Records that this claim began no attempt. */
   readonly uncounted: (message: JobMessage, claim: number) => Effect.Effect<void>
-  /** Says that the attempt of this claim has failed, and whether that of the claim before had. */
+  /** Records that the attempt of this claim has failed. */
   readonly failed: (message: JobMessage, claim: number) => Effect.Effect<void>
   readonly hasFailed: (message: JobMessage, claim: number) => Effect.Effect<boolean>
   /**
-   * Removes the records of a run that has ended, by their ids; of one that may be retried by hand those of its claims
-   * alone, so that the retry repeats no step. It does nothing where there are none.
+   * Removes the records of a run that has ended, by their ids. `keepSteps` is for a run that may be retried by hand: only
+   * the records of its claims are removed, so that the retry repeats no step. Does nothing if there are none.
    */
   readonly ended: (
     message: JobMessage,
@@ -46,7 +46,7 @@ export interface StepRecords {
   ) => Effect.Effect<void>
 }
 
-/** One store a run. */
+/** Each run has a store of its own. */
 const storeId = (message: JobMessage): string => `effect-jobs/steps/${elementId(keyOf(message))}`
 
 const inMemory = Effect.provide(
@@ -59,8 +59,8 @@ const inMemory = Effect.provide(
 type Store = Effect.Effect<Persistence.BackingPersistenceStore>
 
 /**
- * A persistence that fails in the middle of a run is a defect: the attempt has failed, and what it did is there. The
- * ids that are asked for are noted: a replay asks for all that the run has recorded.
+ * The records of one run. A persistence that fails is a defect: the attempt has failed, and what it recorded stays. The
+ * ids that are asked for are noted, since a replay asks for all that the run has recorded.
  */
 const recordsOf = (store: Store, touched: (id: string) => void): RunRecords.Records => ({
   get: (id) =>
@@ -163,7 +163,7 @@ export const make: Effect.Effect<StepRecords, never, Scope.Scope> = Effect.gen(f
           Effect.sync(() => touched.delete(storeId(message)))
         )
       ),
-    // another worker may have the run next: what it has asked for is noted there
+    // another worker may have the run next, and notes the ids that it asks for
     failed: (message, claim) =>
       Effect.ensuring(
         records(message).set(failedId, { claim, attempt: claim }),

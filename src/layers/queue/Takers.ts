@@ -1,6 +1,5 @@
 /**
- * The fibers that take from queues. Takers are slots: each claims one element when it is free to run it, so nothing is
- * claimed that waits.
+ * The fibers that take from queues. Each is a slot: it claims an element only when it is free to run it.
  */
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
@@ -32,19 +31,19 @@ export interface Options {
   readonly name: string
   readonly store: PersistedQueueStore["Service"]
   readonly lanes: ReadonlyArray<Lane>
-  /** How long the scope's close waits for what is being handled; then it is interrupted, and given back. */
+  /** How long the scope's close waits for elements that are handled; then they are interrupted, and given back. */
   readonly shutdownTimeout: Duration.Duration
-  /** Runs when the scope begins to close. */
+  /** Runs when the scope begins to close, before anything is waited for. */
   readonly onClose: Effect.Effect<void>
 }
 
 interface Taker {
   readonly lane: Lane
-  /** What it handles now. */
+  /** The element that it handles now. */
   item: Element.Item | undefined
 }
 
-/** The pause after a take that failed, and how often that is logged. */
+/** The pauses after takes that failed: in milliseconds, doubling. They are logged once in `logEvery` milliseconds. */
 const firstPause = 500
 const longestPause = Duration.seconds(5)
 const logEvery = 60_000
@@ -87,7 +86,7 @@ export const run = (options: Options): Effect.Effect<void, never, Scope.Scope> =
         }
         const left = yield* endFibers(busy, options.shutdownTimeout, clock)
         yield* reportLeft(options.name, options.shutdownTimeout, left, " and given back")
-        // the others were interrupted, and a claim on its way to them is given back; a store that hangs doesn't hold us
+        // idle takers were interrupted, and a claim on its way to one is given back; a store that hangs doesn't hold us
         yield* ended(fibers)
       })
     )
@@ -106,7 +105,7 @@ const loop = (
   const claim = Element.taker(options.store, lane.queue, (item) => {
     taker.item = item
     outages.over()
-    // an element that came while the scope began to close was not begun
+    // an element that arrives while the scope begins to close isn't begun
     return state.closing ? Effect.succeed(Element.giveBack) : lane.handle(item)
   })
   const one = Effect.matchCauseEffect(claim, {
@@ -129,7 +128,7 @@ interface Outages {
   readonly failed: (queue: string, cause: Parameters<typeof reportCause>[2]) => Effect.Effect<void>
 }
 
-/** A store that is away fails the takes of all slots: it is one line a minute, and one when it is back. */
+/** A store that is away fails the takes of all slots, and is one line a minute. */
 const makeOutages = (name: string): Outages => {
   let since: number | undefined
   let loggedAt = Number.NEGATIVE_INFINITY

@@ -1,5 +1,5 @@
 /**
- * One attempt of one run, and the only place where one is decided: decode, start, perform, classify, record.
+ * One attempt of one run: decode, start, perform, classify, record. No other place decides an Outcome.
  *
  * Every engine hands its messages to a {@link Runner} and acts on the `Outcome`; none of them has a rule of its own.
  */
@@ -41,7 +41,7 @@ import {
 } from "./Outcome.ts"
 import * as RetryPolicy from "./RetryPolicy.ts"
 
-/** A worker, as its runner knows it: it never changes. */
+/** The parts of a worker that its runner knows. They never change. */
 export interface WorkerOptions {
   /** Its name in logs and errors, such as `QueueWorker.layer`. */
   readonly name: string
@@ -73,8 +73,8 @@ export interface Runner {
   /** The listeners of the event of this name; an event without any is no error. */
   readonly listeners: (event: string) => ReadonlyArray<Job.Any>
   /**
-   * One attempt. It never fails; it is interrupted where its fiber is, and then counts as no attempt. A handler that
-   * interrupts itself has failed.
+   * Makes one attempt. It never fails. If its fiber is interrupted it has no Outcome, and counts as no attempt. A handler
+   * that interrupts itself has failed.
    */
   readonly attempt: (message: JobMessage, options: AttemptOptions) => Effect.Effect<Outcome>
   /**
@@ -86,9 +86,9 @@ export interface Runner {
     options: AttemptOptions & { readonly suspension: Suspension.Suspension }
   ) => Effect.Effect<Outcome | Suspended>
   /**
-   * All that follows `Failed`: the job's `onFailure`, then the worker's `onError`. It never fails, and whatever these
-   * do changes nothing. Nothing but `onError` for a message that doesn't decode, and where `skipOnFailure` is set, for
-   * engines whose workers have died in an `onFailure` again and again.
+   * Follows a `Failed`: runs the job's `onFailure`, then the worker's `onError`. It never fails, and a failure of either
+   * changes nothing. A message that doesn't decode has only `onError`. So has one with `skipOnFailure`, for engines whose
+   * workers have died in its `onFailure` again and again.
    */
   readonly failed: (
     message: JobMessage,
@@ -107,7 +107,7 @@ export interface Runner {
   ) => Effect.Effect<Cause.Cause<unknown>>
 }
 
-/** A handler of an engine's own fails with it where the Outcome is decided already: the policy isn't asked. */
+/** A failure that bypasses the retry policy: `outcome` is the Outcome. For handlers that are an engine's own. */
 export class Decided {
   readonly outcome: Failed
   constructor(outcome: Failed) {
@@ -189,7 +189,7 @@ const unknownJob = (worker: Worker, message: JobMessage): Failed => ({
   cause: Cause.fail(new UnknownJob({ job: message.name, dispatcher: worker.name }))
 })
 
-/** The pipeline, in the context of the worker and not in that of whoever asks. */
+/** The pipeline, in the context of the worker and never in that of the caller. */
 const attempt = (self: Current): Effect.Effect<Outcome | Suspended> =>
   Effect.updateContext(
     // the region is entered before anything is counted: an interruption may come in any operation before
@@ -215,7 +215,7 @@ const start = ({ job }: Current): ((exit: Exit.Exit<Outcome | Suspended>) => voi
   }
 }
 
-/** How far an attempt has come: a failure means something else in each phase. */
+/** The phase that an attempt has reached: a failure means something else in each. */
 interface Progress {
   phase: "decode" | "handle" | "encode"
 }
@@ -325,7 +325,7 @@ const classify = (self: Current, progress: Progress, cause: Cause.Cause<unknown>
   // sound: a typed error of this job's handler is what this job's policy looks at
   const policy = job.job.retry as RetryPolicy.RetryPolicy
   return Effect.matchCauseEffect(RetryPolicy.next(policy, self.attempt, error), {
-    // a `while` or `retryAfter` that throws has not said that there may be another run
+    // a `while` or `retryAfter` that throws hasn't allowed another attempt
     onFailure: (thrown) =>
       Effect.succeed<Outcome>({
         _tag: "Failed",

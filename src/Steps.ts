@@ -23,9 +23,9 @@ import { engine } from "./internal/StepEngine.ts"
 import * as RetryPolicy from "./RetryPolicy.ts"
 
 /**
- * A `WorkflowEngine` for those who complete deferreds from outside of a run, with `DurableDeferred.succeed` and
- * the token that the handler gave away: it goes through the `Dispatcher`, to the engine that runs the job. It
- * does nothing else. A dispatcher that fails makes it die with the `DispatchError`.
+ * A `WorkflowEngine` for programs that complete a deferred from outside of its run, with `DurableDeferred.succeed` and the
+ * token that the handler gave away. The completion goes through the `Dispatcher` to the engine that runs the job. If the
+ * dispatcher fails, it dies with the `DispatchError`. It has no other use.
  */
 export const layer: Layer.Layer<WorkflowEngine, never, Dispatcher> = Layer.effect(
   WorkflowEngine,
@@ -37,9 +37,9 @@ export const layer: Layer.Layer<WorkflowEngine, never, Dispatcher> = Layer.effec
 )
 
 /**
- * Runs an activity again after a typed failure, by a retry policy, with pauses that are durable: what is left of
- * one after a crash is waited for, and one that is over isn't waited for again. Each try is a step of its own,
- * as with `Activity.retry`, whose options have no pause.
+ * Runs an activity again after a typed failure, by a retry policy. Its pauses are durable: after a crash only the rest of
+ * one is waited for, and a replay doesn't repeat one that is over. Each try is a step of its own, as with
+ * `Activity.retry`, which has no pauses.
  */
 export const retry = <A, E, R>(
   activity: Effect.Effect<A, E, R> & { readonly name: string },

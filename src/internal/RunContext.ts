@@ -35,8 +35,8 @@ export const ownServices: (context: Context.Context<never>) => Context.Context<n
 )
 
 /**
- * What all runs of a job in a worker have: its surroundings, over them the services of the handler's Layer, and over
- * these what the worker was given.
+ * The context of all runs of a job in a worker: the worker's surroundings, over them the services of the handler's Layer,
+ * and over these the worker's own.
  */
 export const workerContext = (
   surroundings: Context.Context<never>,
@@ -52,7 +52,7 @@ export const workerContext = (
   return clock === undefined ? context : Context.add(context, Clock.Clock, clock)
 }
 
-/** A run in its attempt, and the part of it that executes. */
+/** An attempt of a run, and the part of it that executes. */
 export interface CurrentAttempt {
   readonly job: Pick<Job.Any, "jobName" | "retry">
   readonly message: JobMessage
@@ -61,7 +61,7 @@ export interface CurrentAttempt {
   readonly part: "handler" | "onFailure"
 }
 
-/** A part of a run executes with this: its worker's context, and what is the run's alone. */
+/** The context of a part of a run: that of its worker, and over it the run's own services. */
 export const runContext = (
   worker: Context.Context<never>,
   current: CurrentAttempt
@@ -73,7 +73,7 @@ export const runContext = (
     job: job.jobName,
     attempt,
     maxAttempts: job.retry.attempts,
-    // made when it is asked for, which few handlers do
+    // made when it is read, which few handlers do
     get dispatchedAt() {
       return DateTime.makeUnsafe(message.dispatchedAt)
     }
@@ -109,7 +109,7 @@ const noDispatcher: Dispatcher["Service"] = {
     )
 }
 
-/** `Job.run`: the handler once, in the caller's fiber. */
+/** `Job.run`: calls the handler once, in the caller's fiber. */
 export const runOnce = Effect.fnUntraced(function* (
   job: Pick<Job.Any, "jobName" | "retry" | "target" | "handler">,
   input: unknown

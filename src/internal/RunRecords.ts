@@ -11,11 +11,11 @@ import * as Schema from "effect/Schema"
 import type { JobMessage } from "../Dispatcher.ts"
 import { completionId, type RunSteps } from "./RunState.ts"
 
-/** What keeps the records of one run. */
+/** The place where the records of one run are kept, under their ids. */
 export interface Records {
   readonly get: (id: string) => Effect.Effect<Option.Option<Schema.Json>>
   readonly set: (id: string, value: Schema.Json) => Effect.Effect<void>
-  /** How often a waiting run looks for what another process has recorded; `undefined` where none can. */
+  /** How often a waiting run looks for records of other processes; `undefined` if there are none. */
   readonly pollInterval: Duration.Duration | undefined
 }
 
@@ -25,21 +25,21 @@ export interface Records {
  */
 export type AroundWait = <A, E, R>(wait: Effect.Effect<A, E, R>, until?: number) => Effect.Effect<A, E, R>
 
-/** The payload of a `completion` request: a deferred of the run that the message's name and id say. */
+/** The payload of a `completion` request: a deferred of the run that the message's name and id name, and its Exit. */
 const Completion = Schema.Struct({ deferred: Schema.String, exit: Schema.Json })
 const decodeCompletion = Schema.decodeUnknownOption(Completion)
 
-/** What a `completion` request's message completes, and with what; `undefined` for a message that isn't one. */
+/** The deferred and the Exit in a `completion` request's message; `undefined` for any other message. */
 export const completionOf = (message: JobMessage): typeof Completion.Type | undefined =>
   Option.getOrUndefined(decodeCompletion(message.payload))
 
-/** Hands a `completion` request's message to the steps of its run. One that isn't a completion does nothing. */
+/** Hands a `completion` request's message to the steps of its run. Any other message does nothing. */
 export const complete = (steps: RunSteps, message: JobMessage): Effect.Effect<void> => {
   const completion = completionOf(message)
   return completion === undefined ? Effect.void : steps.complete(completion.deferred, completion.exit)
 }
 
-/** The steps of one run; its maps are made when it first waits for a deferred. */
+/** The steps of one run, on its records. */
 export const fromRecords = (records: Records, around: AroundWait = identity): RunSteps => {
   let deferreds: Map<string, Deferred.Deferred<Schema.Json>> | undefined
   const deferredOf = (name: string) => {
@@ -57,7 +57,7 @@ export const fromRecords = (records: Records, around: AroundWait = identity): Ru
         ? Effect.succeed(recorded.value)
         : Effect.tap(execute, (value) => records.set(id, value))
     )
-  /** Looks again and again where another process may complete it. */
+  /** Waits for a deferred. Looks again and again if another process may complete it. */
   const completed = Effect.fnUntraced(function* (name: string) {
     const here = Deferred.await(deferredOf(name))
     const { pollInterval } = records
@@ -90,7 +90,7 @@ export const fromRecords = (records: Records, around: AroundWait = identity): Ru
   }
 }
 
-/** Steps in memory, for as long as the run lives: its retries see them, another process doesn't. */
+/** The steps of one run in memory, for as long as it lives. Its retries see them; another process doesn't. */
 export const inMemory = (around?: AroundWait): RunSteps => {
   let records: Map<string, Schema.Json> | undefined
   return fromRecords(

@@ -1,6 +1,6 @@
 /**
- * What a run knows of itself while an attempt of it executes: its steps, and the names that it has used so far. The
- * ids of steps and of dispatches are made here, so that each replay of a run makes the same ones.
+ * The state of a run while an attempt of it executes: its steps, and the names that it has used so far. The ids of steps
+ * and of dispatches are made here, so that each replay of a run makes the same ones.
  */
 import * as Context from "effect/Context"
 import { digest } from "./digest.ts"
@@ -9,9 +9,9 @@ import type * as Effect from "effect/Effect"
 import type * as Option from "effect/Option"
 import type * as Schema from "effect/Schema"
 
-/** Where the steps of one run are kept; made by engines. Everything that goes in is JSON. */
+/** The steps of one run, as its engine keeps them. Everything that is kept is JSON. */
 export interface RunSteps {
-  /** The record under `id`; without one, runs `execute` and records what it gives. */
+  /** The record under `id`; without one, runs `execute` and records its result. */
   readonly run: (id: string, execute: Effect.Effect<Schema.Json>) => Effect.Effect<Schema.Json>
   /** The record under `id`, without waiting for it. */
   readonly peek: (id: string) => Effect.Effect<Option.Option<Schema.Json>>
@@ -21,28 +21,28 @@ export interface RunSteps {
   readonly wait: (deferred: string) => Effect.Effect<Schema.Json>
   /** Completes a deferred of this very run; only the first completion counts. */
   readonly complete: (deferred: string, exit: Schema.Json) => Effect.Effect<void>
-  /** Around an activity that only sleeps in memory. Default: nothing. */
+  /** Put around an activity that only sleeps in memory. Default: nothing. */
   readonly idle?: (<A, E, R>(sleep: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>) | undefined
-  /** Where the engine also runs Effect's Workflows. */
+  /** Waits of an engine that also runs Effect's Workflows. */
   readonly workflows?: Workflows | undefined
 }
 
-/** What a run waits for beside its own deferreds. */
+/** The waits of a run beside those for its own deferreds. */
 export interface Workflows {
   /** The Exit of an execution, as it was published. */
   readonly result: (workflow: string, executionId: string) => Effect.Effect<Schema.Json>
-  /** That this run is resumed for the n-th time, after it began to wait for that. */
+  /** Waits until this run is resumed for the n-th time, after it began to wait for that. */
   readonly resumed: (time: number) => Effect.Effect<void>
 }
 
-/** The part of a run that asks. */
+/** The state of a part of a run. */
 export interface RunState {
   readonly job: string
   readonly id: string
-  /** Of the job, from 1. */
+  /** The attempt of the job, from 1. */
   readonly attempt: number
   readonly steps: RunSteps
-  /** The handler itself, the `onFailure` of its job, or the activity of this id. Each has names of its own. */
+  /** `handler`, `onFailure`, or the id of an activity. Each part has names of its own. */
   readonly part: string
   /** Whether steps are refused: an activity is a leaf. */
   readonly isActivity: boolean
@@ -77,22 +77,22 @@ export const inActivity = (state: RunState, id: string): RunState => ({
   used: new Map()
 })
 
-/** How often this name was used, with this time. */
+/** How often this name was used, this time included. */
 export const numbered = (state: RunState, name: string): number => {
   const times = (state.used.get(name) ?? 0) + 1
   state.used.set(name, times)
   return times
 }
 
-/** What a step is. No id of one kind can be that of another. */
+/** The kind of a step. Ids of two kinds never collide. */
 export type StepKind = "activity" | "clock" | "race" | "workflow"
 
 const prefixOf = (state: RunState, kind: StepKind): string =>
   state.part === "handler" ? kind : `${state.part}:${kind}`
 
 /**
- * The id of the next step of this kind and name: `activity/charge`, then `activity(2)/charge`. A number is never part
- * of the name, which may end in one.
+ * The id of the next step of this kind and name: `activity/charge`, then `activity(2)/charge`. The number stands before
+ * the name, which may end in one itself.
  */
 export const stepId = (state: RunState, kind: StepKind, name: string): string => {
   const prefix = prefixOf(state, kind)
@@ -109,7 +109,7 @@ export const tryId = (state: RunState, name: string, attempt: number): string =>
   return same === 1 ? id : marked(id, `~${same}`)
 }
 
-/** The id of an activity's try; its first one has no mark, and names the activity itself. */
+/** The id of an activity's try. The first one has no mark, and is the id of the activity. */
 export const withTry = (id: string, attempt: number): string =>
   id.replace(/^([^/.~]*)[^/]*/, attempt === 1 ? "$1" : `$1.${attempt}`)
 
@@ -118,15 +118,15 @@ const marked = (id: string, mark: string): string => {
   return `${id.slice(0, slash)}${mark}${id.slice(slash)}`
 }
 
-/** The same step once more: its last record is a failure of an earlier attempt. */
+/** The id of the same step once more, where its last record is a failure of an earlier attempt. */
 export const againId = (id: string, time: number): string => (time === 1 ? id : marked(id, `@${time}`))
 
-/** What a deferred was completed with, among the records of its run. */
+/** The id of a deferred's completion among the records of its run. */
 export const completionId = (deferred: string): string => `deferred/${deferred}`
 
 /**
- * The id of a dispatch that was given none: the SHA-256 of the run, the part of it, the target, the payload, and how
- * many equal ones came before. A repeated attempt dispatches the same id, so nothing is sent twice.
+ * The id of a dispatch in a run that is given none: the SHA-256 of the run, the part of it, the target, the payload, and
+ * how many equal ones came before. A repeated attempt dispatches under the same id, so nothing is sent twice.
  */
 export const dispatchId = (
   state: RunState,

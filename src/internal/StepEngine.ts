@@ -1,6 +1,6 @@
 /**
- * What `Activity`, `DurableClock` and `DurableDeferred` of `effect/workflow` mean inside a run, for every engine. An
- * engine says where a run's steps are kept, as {@link RunSteps}.
+ * The meaning of `Activity`, `DurableClock` and `DurableDeferred` of `effect/workflow` inside a run, for every engine. An
+ * engine keeps a run's steps, as {@link RunSteps}.
  */
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
@@ -26,21 +26,21 @@ import {
   withTry
 } from "./RunState.ts"
 
-/** An activity's Exit as JSON. Its values were encoded by the activity's schemas, its defects weren't. */
+/** An activity's Exit as JSON. The activity's schemas have encoded its values, but not its defects. */
 const ActivityExit = Schema.toCodecJson(Schema.Exit(Schema.Json, Schema.Json, Schema.Defect()))
 export const encodeExit = (exit: Exit.Exit<unknown, unknown>): Effect.Effect<Schema.Json> =>
   Effect.orDie(Schema.encodeUnknownEffect(ActivityExit)(Exit.map(exit, (value) => value ?? null)))
 const decodeExit = (json: Schema.Json): Effect.Effect<Exit.Exit<Schema.Json, Schema.Json>> =>
   Effect.orDie(Schema.decodeUnknownEffect(ActivityExit)(json))
 
-/** A deferred's Exit as JSON. All in it, its defects too, was encoded by the deferred's schemas. */
+/** A deferred's Exit as JSON. The deferred's schemas have encoded all of it, also its defects. */
 const DeferredExit = Schema.toCodecJson(Schema.Exit(Schema.Json, Schema.Json, Schema.Json))
 const encodeDeferred = (exit: Exit.Exit<unknown, unknown>): Effect.Effect<Schema.Json> =>
   Effect.orDie(Schema.encodeUnknownEffect(DeferredExit)(Exit.map(exit, (value) => value ?? null)))
 const decodeDeferred = (json: Schema.Json): Effect.Effect<Exit.Exit<unknown, unknown>> =>
   Effect.orDie(Schema.decodeUnknownEffect(DeferredExit)(json))
 
-/** An activity or a race as it is recorded, with the attempt of the job that it ended in. */
+/** The record of an activity or a race, with the attempt of the job in which it ended. */
 const Recorded = Schema.Struct({ attempt: Schema.Int, exit: Schema.Json })
 const decodeRecorded = (json: Schema.Json) => Effect.orDie(Schema.decodeUnknownEffect(Recorded)(json))
 
@@ -85,7 +85,7 @@ const activityExecute = Effect.fnUntraced(function* (
   for (let time = 1; ; time++) {
     const recorded = yield* decodeRecorded(yield* steps.run(againId(first, time), execute))
     const exit = yield* decodeExit(recorded.exit)
-    // a failure in an earlier attempt of the job is what the job is retried for, if it was the last try
+    // the job is retried for a failure of an earlier attempt, if that was the last try of its activity
     const again =
       Exit.isFailure(exit) && recorded.attempt < state.attempt && Option.isNone(yield* steps.peek(nextTry))
     if (!again) return new Complete({ exit })
@@ -96,14 +96,14 @@ const activityExecute = Effect.fnUntraced(function* (
 const stepIdOf = (state: RunState, name: string, attempt: number): string =>
   attempt === 1 ? stepId(state, "activity", name) : tryId(state, name, attempt)
 
-/** A race's deferred: nobody completes it from outside, and nobody but the race looks at it. */
+/** Whether a deferred is a race's: only the race completes it and looks at it. */
 const isRace = (deferred: string): boolean => deferred.startsWith("raceAll/")
 
 const raceId = (name: string): string => `race/${name}`
 
 /**
- * The last record of a race, and the time (from 1) that the next one would have. A failure of an earlier attempt of
- * the job is no result: it is what the job is retried for.
+ * The last record of a race, and the number (from 1) of the next one. A failure of an earlier attempt of the job is no
+ * result, since the job is retried for it.
  */
 const raceRecord = Effect.fnUntraced(function* (state: RunState, name: string) {
   for (let time = 1; ; time++) {
@@ -190,10 +190,10 @@ export const encoded: Encoded = {
     })
 }
 
-/** The engine that every run sees. It keeps nothing: what belongs to a run is its {@link CurrentRunState}. */
+/** The engine that every run sees. It keeps nothing; the state of a run is its {@link CurrentRunState}. */
 export const engine: WorkflowEngine["Service"] = makeUnsafe(encoded)
 
-/** The workflow that a run's instance is said to be of: the job, by name. */
+/** Workflows that stand for jobs, by the job's name: an instance must have one. */
 const workflows = new Map<string, Workflow.Any>()
 
 const workflowOf = (job: string): Workflow.Any => {
@@ -206,7 +206,7 @@ const workflowOf = (job: string): Workflow.Any => {
   return workflow
 }
 
-/** The instance of a run, whose Scope nobody closes: what a job adds to it doesn't run. */
+/** The instance of a run. Nobody closes its Scope, so finalizers that a job adds to it don't run. */
 export const instanceOf = ({ id, job }: Pick<RunState, "job" | "id">): WorkflowInstance["Service"] =>
   WorkflowInstance.initial(workflowOf(job), id)
 

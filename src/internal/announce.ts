@@ -7,8 +7,8 @@ import type * as Scope from "effect/Scope"
 import { report } from "./isolated.ts"
 
 /**
- * Says what a worker is now, and at the end of the scope that it has closed. Its finalizer runs last where this comes
- * first. Default level: `Info`.
+ * Logs that a worker has started, with these details, and at the end of the scope that it has closed. Call it before the
+ * worker acquires anything, so that its finalizer runs last. Default level: `Info`.
  */
 export const announce = (
   name: string,

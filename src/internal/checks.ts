@@ -116,7 +116,7 @@ const textOf = (value: unknown): string => {
     : String(value)
 }
 
-/** What is wrong with what {@link durationOf} refuses, as the rest of a sentence. */
+/** Why {@link durationOf} refuses a value, as the rest of a sentence. */
 export const durationIssue = (input: unknown): string =>
   `must be a duration of 0 to ${Duration.toDays(longest)} days, not ${shown(input)}`
 

@@ -1,5 +1,5 @@
 /**
- * A worker's jobs, each with all that doesn't change from run to run.
+ * A worker's jobs, each with the parts that are the same for all of its runs.
  */
 import type * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
@@ -18,9 +18,9 @@ import { workerContext } from "./RunContext.ts"
 export interface Compiled {
   readonly job: Job.Any
   readonly handler: Job.HandlerService
-  /** Of the worker and the handler's Layer; what is a run's own comes on top. */
+  /** The context of the worker and the handler's Layer. The run's own services come on top. */
   readonly context: Context.Context<never>
-  /** `undefined`: a job that succeeds with nothing, and there is nothing to encode. */
+  /** `undefined` for a job that succeeds with nothing, so that there is nothing to encode. */
   readonly encodeSuccess:
     | ((value: unknown) => Effect.Effect<Schema.Json, SchemaIssue.Issue, unknown>)
     | undefined

@@ -1,6 +1,6 @@
 /**
- * How contracts are made: what `Job`, `DomainEvent`, `Listener` and `CronJob` share. A contract is a class, so that
- * `class X extends Job.make(…) {}` is a value and a type; its verbs are closures, so that they work unbound.
+ * Makes contracts, for `Job`, `DomainEvent`, `Listener` and `CronJob`. A contract is a class, so that
+ * `class X extends Job.make(…) {}` is a value and a type. Its verbs are closures, so that they work unbound.
  */
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
@@ -59,7 +59,7 @@ export const checkedPayload = (payload: unknown, kind: string, name: string): Sc
   })
 }
 
-/** A recursive part is taken on trust: what isn't an object fails when it is encoded. */
+/** A recursive part isn't looked into: if it is no object, encoding fails. */
 const encodesToObject = (ast: SchemaAST.AST): boolean => {
   switch (ast._tag) {
     case "Objects":
@@ -72,7 +72,7 @@ const encodesToObject = (ast: SchemaAST.AST): boolean => {
   }
 }
 
-/** The lane of jobs that say none. */
+/** The queue of jobs that name none. */
 const defaultQueue = "default"
 
 /** The dispatchable part of a contract; its codecs are made when first used. */
@@ -158,7 +158,7 @@ const contract = (definition: Definition): unknown => {
   })
 }
 
-/** Checks and puts together what `make` was given; for `Job`, `Listener` and `CronJob`. */
+/** Checks the options of `make` and makes the contract, for `Job`, `Listener` and `CronJob`. */
 export const makeContract = (
   kind: "job" | "listener" | "cron job" | "workflow",
   name: string,

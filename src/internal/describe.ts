@@ -1,6 +1,6 @@
 /**
- * Failures in words. Anything may be thrown, so whatever is read of an error may throw as well, or never end: a
- * description never does.
+ * Failures in words. Anything may be thrown, and reading it may throw as well or never end. A description always ends, and
+ * never throws.
  */
 import * as Cause from "effect/Cause"
 import * as Option from "effect/Option"
@@ -11,7 +11,7 @@ const longest = 500
 
 const unreadable = "an error that can't be read"
 
-/** Reads of a value that a user made; another one where reading throws, as with a revoked proxy. */
+/** Reads a user's value; `otherwise` if reading throws, as with a revoked proxy. */
 export const attempted = <A>(read: () => A, otherwise: A): A => {
   try {
     return read()
@@ -85,8 +85,8 @@ export const readable = (cause: Cause.Cause<unknown>): Cause.Cause<unknown> =>
 export const plural = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? "" : "s"}`
 
 /**
- * What kind of thing was thrown, without what it says: the message of an error that a schema throws often quotes the
- * value.
+ * The tag, name or type of a thrown value, without its message: the message of an error that a schema throws often
+ * quotes the payload.
  */
 export const kindOfThrown = (thrown: unknown): string =>
   typeof thrown === "object" && thrown !== null

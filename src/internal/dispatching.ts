@@ -1,6 +1,6 @@
 /**
- * The way of a payload out of the program: checked and encoded here, once, into a `JobMessage`, then handed to the
- * `Dispatcher` of the environment.
+ * Takes a payload out of the program: checks and encodes it, once, into a `JobMessage`, and hands that to the `Dispatcher`
+ * of the environment.
  */
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
@@ -24,7 +24,7 @@ import { kindOfThrown } from "./describe.ts"
 import { CurrentRunState, dispatchId, type RunState } from "./RunState.ts"
 import * as TraceParent from "./TraceParent.ts"
 
-/** What doesn't change from one dispatch of a contract to the next. */
+/** The parts of a dispatch that are the same for all dispatches of a contract. */
 interface Producer {
   readonly dispatched: Metric.Counter<number>
   readonly spanName: string
@@ -91,7 +91,7 @@ interface Dispatching<out R> {
   readonly run: RunState | undefined
 }
 
-/** The one place that encodes: a checked payload in its JSON form, under an id, at a time. */
+/** Checks and encodes one payload, and gives it an id and a time. No other place encodes. */
 const encodeOne = <R>(
   self: Dispatching<R>,
   input: unknown,
@@ -121,8 +121,7 @@ const encodeOne = <R>(
 }
 
 /**
- * What a schema or a key function of a user's throws, at once or later, is a failure of the dispatch and not a defect
- * of its caller.
+ * Runs a user's schema or key function. If it throws, at once or later, the dispatch fails; the caller doesn't die.
  */
 const guarded = <A, R>(
   read: () => Effect.Effect<A, DispatchError, R>,
@@ -200,7 +199,7 @@ const checkedId = (
 
 const receipt = ({ message }: DispatchRequest): Receipt => ({ id: message.id, name: message.name })
 
-/** Under one producer span (with OpenTelemetry's messaging attributes) that the runs continue. */
+/** Dispatches under one producer span, with OpenTelemetry's messaging attributes. The runs continue its trace. */
 const dispatching = <A, R>(
   target: Dispatchable<R>,
   options: AnyOptions,
@@ -229,7 +228,7 @@ const dispatching = <A, R>(
   )
 }
 
-/** Many payloads: all are checked before any is sent. */
+/** Dispatches many payloads, for `dispatchAll` and `publishAll`. All are checked before any is sent. */
 export const dispatchAll = <R>(
   target: Dispatchable<R>,
   payloads: ReadonlyArray<unknown>,
@@ -253,7 +252,7 @@ export const dispatchAll = <R>(
         })
       )
 
-/** One payload, for `Job.dispatch` and `DomainEvent.publish`. */
+/** Dispatches one payload, for `dispatch` and `publish`. */
 export const dispatchOne = <R>(
   target: Dispatchable<R>,
   payload: unknown,

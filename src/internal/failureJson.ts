@@ -39,7 +39,7 @@ const isText = (json: Schema.Json): boolean => {
   }
 }
 
-/** A typed error as its job's schema encodes it; what isn't one, or doesn't encode, as a defect. */
+/** A typed error as its job's schema encodes it. Any other failure, and one that doesn't encode, becomes a defect. */
 export const encode = (
   job: Compiled | undefined,
   cause: Cause.Cause<unknown>

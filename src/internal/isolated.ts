@@ -1,6 +1,6 @@
 /**
- * Where code of users runs: in a fiber of its own. A value that isn't an Effect ends the fiber that meets it, without
- * running what is on its stack (`Fiber.runLoop: Not a valid effect`). So it must never be a fiber of ours.
+ * Runs code of users in fibers of their own. A value that isn't an Effect ends the fiber that meets it, without running
+ * what is on its stack (`Fiber.runLoop: Not a valid effect`). So it must never be a fiber of ours.
  */
 import type * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
@@ -51,7 +51,7 @@ const kindOf = (value: unknown): string =>
       ? "a Promise"
       : "an object"
 
-/** Says something to the loggers, which may be a user's: whatever they throw, nothing follows from it. */
+/** Logs. A logger may be a user's, so whatever it throws is ignored. */
 export const report = (log: Effect.Effect<void>): Effect.Effect<void> => Effect.asVoid(isolated(log))
 
 /** As {@link report}, of a failure. */

@@ -1,5 +1,5 @@
 /**
- * How a worker ends what runs when its scope closes. The time counts on the live clock: nobody moves a TestClock while
+ * Ends the runs of a worker when its scope closes. The time counts on the live clock, since nobody moves a TestClock while
  * a scope closes.
  */
 import * as Clock from "effect/Clock"
@@ -16,14 +16,14 @@ export const live = Effect.provideService(Clock.Clock, Clock.Clock.defaultValue(
 /** Runs that sleep on a TestClock don't end by waiting. */
 const testPatience = Duration.seconds(2)
 
-/** How long an interrupted run is waited for. One that ignores its interruption doesn't hold the close. */
+/** How long the close waits for an interrupted run. One that ignores its interruption doesn't hold the close. */
 const interruptPatience = Duration.seconds(2)
 
 export const isTestClock = (clock: Clock.Clock): boolean => "adjust" in clock && "setTime" in clock
 
 type Named = Pick<JobMessage, "id" | "name">
 
-/** The runs that a close didn't see end. */
+/** The runs that hadn't ended when the time of a close was over. */
 export interface Left {
   /** Interrupted, when the time was over. */
   readonly interrupted: ReadonlyArray<Named>
@@ -64,7 +64,7 @@ export const ended = (
     )
   )
 
-/** Says which runs a close has cut off; `end` is what became of them. */
+/** Logs which runs a close has cut off; `end` says what became of them. */
 export const reportLeft = (
   name: string,
   timeout: Duration.Duration,

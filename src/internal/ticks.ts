@@ -2,9 +2,13 @@
  * The clock of a cron job, for engines without a scheduler of their own.
  *
  * It looks at the Clock every minute (every five minutes while the next tick is more than an hour away), since timers
- * stand still while a machine is suspended, and since a clock may be set. At each look it is one of: nothing is due; the latest tick that is due is offered; that tick is late by more
- * than five minutes and is skipped, unless the job catches up. Earlier ticks that became due since the last look
- * are never offered. A tick that was offered isn't offered again, also when the clock is set back.
+ * stand still while a machine is suspended, and since a clock may be set. A look finds one of these:
+ *
+ * - Nothing is due.
+ * - A tick is due, and is offered. Of several, only the latest is.
+ * - The latest tick is late by more than five minutes, and is skipped unless the job catches up.
+ *
+ * A tick that was offered isn't offered again, also when the clock is set back.
  */
 import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
@@ -52,9 +56,9 @@ const tickTime = ({ payload }: JobMessage): number =>
     : Number.NaN
 
 /**
- * What an engine remembers of its cron jobs, in milliseconds since the epoch: the last tick that was offered, and the
- * last one whose run has ended. It is shared by all processes that tick the same schedules, and outlives them where
- * their messages do. Only jobs with `catchUp` or `overlap` have records.
+ * An engine's records of its cron jobs, in milliseconds since the epoch: the last tick that was offered, and the last one
+ * whose run has ended. All processes that tick the same schedules share them. They outlive the processes if the
+ * messages do. Only jobs with `catchUp` or `overlap` have records.
  */
 export interface TickRecords {
   readonly get: (job: string, key: "offered" | "ended") => Effect.Effect<number | undefined>
@@ -71,8 +75,8 @@ export const recordsInMemory = (): TickRecords => {
 }
 
 /**
- * To be called by engines when the run of a message has ended: it has succeeded, failed for good or been cancelled.
- * Without it, `overlap: "skip"` would wait for that run for a day. Does nothing for any other job.
+ * Records that the run of a tick has ended: it has succeeded, failed for good or been cancelled. Engines call it, since
+ * `overlap: "skip"` would otherwise wait for that run for a day. Does nothing for any other job.
  */
 export const tickEnded = (records: TickRecords, job: Any, message: JobMessage): Effect.Effect<void> => {
   if (job.trigger._tag !== "Cron" || job.trigger.overlap !== "skip") return Effect.void
@@ -83,7 +87,7 @@ export const tickEnded = (records: TickRecords, job: Any, message: JobMessage): 
   })
 }
 
-/** What lies in the future is from before the clock was set back, and would stop everything until then. */
+/** A record of the future is from before the clock was set back. It would stop all ticks until then, so it is none. */
 const recorded = (records: TickRecords, job: string, key: "offered" | "ended", now: number) =>
   Effect.map(records.get(job, key), (time) =>
     time === undefined || time > now + maxLateness ? undefined : time
@@ -97,8 +101,8 @@ interface Taken {
 }
 
 /**
- * The ticks of a schedule but those that were taken, which are kept as ranges: there is one, and another for each time
- * that the clock jumps. `Cron.next` takes up to half a millisecond, so it is called once a tick.
+ * The ticks of a schedule without those that were taken. These are kept as ranges: one, and another for each jump of the
+ * clock. `Cron.next` takes up to half a millisecond, so it is called once a tick.
  */
 const makeTicks = (cron: Cron.Cron) => {
   const ranges: Array<Taken> = []
@@ -155,8 +159,8 @@ const offer = <E, R>(self: Ticker<E, R>, tick: number): Effect.Effect<void, neve
   )
 
 /**
- * Recorded first, then offered. Who dies in between leaves a tick that seems to run and was never offered, so a tick
- * that others wait for is offered again: where it is already, its id makes that nothing.
+ * Records a tick, then offers it. A process that dies in between leaves a tick that seems to run and was never offered,
+ * so a tick that others wait for is offered again. If it was offered before, its id makes no second run.
  */
 const offerOnce = <E, R>(self: Ticker<E, R>, tick: number, now: number): Effect.Effect<void, never, R> =>
   Effect.gen(function* () {
@@ -177,8 +181,8 @@ const offerOnce = <E, R>(self: Ticker<E, R>, tick: number, now: number): Effect.
   })
 
 /**
- * The time after which ticks count: now, or that of the last one that was offered before this process. The first
- * process ever leaves a mark, so that what is missed before the first tick is missed, too.
+ * The time after which ticks count: now or, for a job that catches up, that of the last tick that was offered before this
+ * process. The first process ever records its start, so that later ones know what was missed before the first tick.
  */
 const beginning = <E, R>({ job, records, trigger }: Ticker<E, R>, now: number): Effect.Effect<number> =>
   trigger.catchUp === undefined
@@ -219,9 +223,9 @@ const tickOn = <E, R>(self: Ticker<E, R>): Effect.Effect<never, never, R> =>
   })
 
 /**
- * Hands the ticks of a cron job to `offer`, each when it is due on the Clock, until interrupted. An offer may take its
- * time: ticks that become due meanwhile are as if nobody had looked. Dies with a `DefinitionError` for a job with
- * `overlap: "skip"` where the engine has no records.
+ * Hands the ticks of a cron job to `offer`, each when it is due on the Clock, until interrupted. While an offer takes its
+ * time, no other tick is looked for. Never ends for any other job. Dies with a `DefinitionError` for a job with
+ * `overlap: "skip"` if the engine has no records.
  */
 export const runTicks = <E, R>(
   job: Any,

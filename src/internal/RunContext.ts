@@ -1,6 +1,6 @@
 /**
- * The context that handlers run in: the one that their worker and their Layer were built in, and what is this run's
- * alone. Of who dispatches it has nothing.
+ * The context of handlers: that in which their worker and their Layer were built, and over it the run's own services. It
+ * has nothing of the context of who dispatches.
  */
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"

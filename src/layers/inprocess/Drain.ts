@@ -2,8 +2,8 @@
  * Runs what a test has recorded, to its end, and moves the TestClock where all that runs waits for it.
  *
  * A run is pausing (between two attempts), waiting (for a deferred), asleep (on the clock) or busy (it does something,
- * or waits for something real). Nothing tells a busy run from one that is asleep but time: a state that stays the same
- * for some milliseconds of the live clock is taken for what it looks like.
+ * or waits for something real). A busy run can't be told from one that is asleep but by time: if the state stays the same
+ * for some milliseconds of the live clock, all of them are asleep.
  */
 import type * as Cause from "effect/Cause"
 import type * as Clock from "effect/Clock"
@@ -112,21 +112,21 @@ interface Drain {
   readonly records: Records["Service"]
   readonly runner: Runner
   readonly watched: WatchedClock
-  /** What the test moves; `undefined` where the clock is real, and time passes by itself. */
+  /** The clock that `drain` moves; `undefined` if the clock is real, and time passes by itself. */
   readonly testClock: TestClock.TestClock | undefined
   /** In milliseconds of the live clock. */
   readonly patience: number
   /** The runs that were begun, in order. */
   readonly begun: Array<Run>
   readonly fibers: Map<Fiber.Fiber<void>, Run>
-  /** What isn't due yet, and the first time at which something of it is. */
+  /** The requests that aren't due yet, and the first time at which one is. */
   later: Array<DispatchRequest>
   laterFrom: number
   /** How long the state has been the same, in milliseconds. */
   sameFor: number
   /** How long nothing has begun, ended or been recorded, whatever the clock did. */
   silentFor: number
-  /** Of a run that broke off, which none does. */
+  /** The cause of a run that broke off, which would be a fault of ours. */
   defect: Cause.Cause<never> | undefined
 }
 

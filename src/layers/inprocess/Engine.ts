@@ -1,6 +1,8 @@
 /**
- * The engine in this process, under `InlineDispatcher` and `TestDispatcher`: which messages run, where, and what
- * each Outcome means when nothing outlives the process.
+ * The engine in this process, under `InlineDispatcher` and `TestDispatcher`. Nothing outlives the process.
+ *
+ * A run is scheduled (it waits for its time), running (an attempt or the pause before one) or ended. An awaited run is in
+ * the fiber of its dispatch; all others are in the background, in fibers that the engine owns.
  */
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
@@ -36,13 +38,13 @@ export interface Ended {
   readonly outcome: Exclude<Outcome, { readonly _tag: "Retry" }>
 }
 
-/** The surroundings of the loop of attempts. */
+/** The parts that the loop of attempts needs. */
 export interface Loop {
   readonly runner: Runner
   readonly steps: RunSteps
   /** Waits out the pause before a retry. */
   readonly sleep: (delay: Duration.Duration) => Effect.Effect<void>
-  /** Around each attempt, such as a permit. */
+  /** Put around each attempt, to hold a permit for it. */
   readonly hold: Place.Place["hold"]
   readonly onAttempt:
     | ((message: JobMessage, attempt: number, outcome: Outcome) => Effect.Effect<void>)
@@ -50,8 +52,8 @@ export interface Loop {
 }
 
 /**
- * Attempts until one is the last; then, if it failed, what follows that. Each attempt has a payload of its own. `first`
- * is the number of the first one, where there were others.
+ * Makes attempts until one is the last, then runs `runner.failed` if it failed. Each attempt has a payload of its own.
+ * `first` is the number of the first attempt, default 1.
  */
 export const runToEnd = (self: Loop, message: JobMessage, first = 1): Effect.Effect<Ended> => {
   const text = JSON.stringify(message.payload)
@@ -102,7 +104,7 @@ export const fanOut = (
 export const unknownJob = ({ message }: DispatchRequest, dispatcher: string): DispatchError =>
   DispatchError.of(new UnknownJob({ job: message.name, dispatcher }))
 
-/** What both dispatchers say about themselves. */
+/** The options in which the two dispatchers differ. */
 export interface Options {
   /** Its name in errors. */
   readonly name: string
@@ -138,7 +140,7 @@ interface Run {
 interface Engine {
   readonly runner: Runner
   readonly options: Options
-  /** Of the Layer: runs that it forks have nothing of who dispatches them. */
+  /** The Layer's own. Its runs have nothing of the context of who dispatches them. */
   readonly context: Context.Context<never>
   readonly clock: Clock.Clock
   readonly permits: Semaphore.Semaphore
@@ -236,15 +238,15 @@ const send = (self: Engine, requests: ReadonlyArray<DispatchRequest>): Effect.Ef
   })
 }
 
-/** The run in whose handler the caller is. */
+/** The run whose handler the caller is in, if it is in one. */
 const runOf = (self: Engine, context: Context.Context<never>): Run | undefined => {
   const state = Context.getOrUndefined(context, CurrentRunState)
   return state === undefined ? undefined : self.runs.get(runKey({ name: state.job, id: state.id }))
 }
 
 /**
- * Starts a run in the background, or gives what the caller has to wait for. A dispatch from within a run never waits,
- * as on every engine: the outermost dispatch waits for all of them.
+ * Forks a background run, or returns the run that the caller must await. A dispatch from within a run never waits, as on
+ * every engine; the outermost dispatch waits for all of them.
  */
 const accepted = (
   self: Engine,
@@ -260,7 +262,7 @@ const accepted = (
   return []
 }
 
-/** The claim of an id: a run of it, unless it has one or had one. */
+/** Claims an id: gives a run for it, unless one is there or a remembered one has ended. */
 const claim = (
   self: Engine,
   message: JobMessage,
@@ -283,7 +285,7 @@ const claim = (
   return run
 }
 
-/** What was interrupted has not run: its id may come again. */
+/** Ends a run. The id of an interrupted one isn't remembered, so that it may run again. */
 const end = (self: Engine, run: Run, exit: Exit.Exit<unknown>): void => {
   self.runs.delete(run.key)
   if (run.isRemembered && Exit.isSuccess(exit)) {
@@ -325,8 +327,8 @@ const loopOf = (self: Engine, run: Run, hold: Loop["hold"], sleep: Loop["sleep"]
 })
 
 /**
- * The run of a dispatch that waits for it, in the caller's fiber: interrupting the dispatch interrupts the run, and all
- * that it has dispatched. A second dispatch of its id waits for its end.
+ * Runs a message in the caller's fiber. Interrupting the dispatch interrupts the run, and all that it has dispatched. A
+ * second dispatch of its id waits for its end.
  */
 const awaited = (self: Engine, message: JobMessage, isRemembered: boolean): Effect.Effect<void> =>
   // the region is entered before the id is claimed: an interruption may come in any operation before
@@ -357,7 +359,7 @@ const settled = (root: Root): Effect.Effect<void> =>
     step: () => {}
   })
 
-/** A deferred can be completed while its run lives. */
+/** Completes a deferred of a run. After the run's end the completion is lost, which is logged. */
 const completed = (self: Engine, message: JobMessage): Effect.Effect<void> => {
   const run = self.runs.get(runKey(message))
   return run === undefined
@@ -369,7 +371,7 @@ const completed = (self: Engine, message: JobMessage): Effect.Effect<void> => {
     : complete(run.steps, message)
 }
 
-/** A run in the background is given up where the engine closes while it waits. */
+/** Waits for the time of a background run. If the engine closes meanwhile, the run is dropped and counted. */
 const waitOrDrop = (self: Engine, delay: Duration.Duration): Effect.Effect<void> =>
   Effect.raceFirst(
     Effect.sleep(delay),

@@ -14,21 +14,25 @@ import { rememberedIds } from "./Ids.ts"
 
 export interface Options {
   /**
-   * `false`, the default: a dispatch returns when its job has run, retries included, and interrupting it
-   * interrupts the job. `true`: it returns at once, and the run belongs to the Layer's scope. A delayed dispatch
-   * and the ticks of cron jobs are always in the background.
+   * `false`, the default: a dispatch returns when its run has ended, retries included, and all that this has dispatched.
+   * Interrupting it interrupts them. `true`: it returns at once, and the run belongs to the Layer's scope. Delayed
+   * dispatches and the ticks of cron jobs are always in the background. A dispatch in a handler returns at once.
    */
   readonly background?: boolean | undefined
-  /** How many attempts run at once in the background, or of one awaited `dispatchAll` or event. Default 10. */
+  /**
+   * The attempts that run at once in the background, and the runs of one awaited `dispatchAll` or event: an integer of at
+   * least 1. A background run gives its place to another one while it waits durably. Default 10.
+   */
   readonly concurrency?: number | undefined
   /**
-   * How long the scope's close waits for what runs; then it is interrupted. Default 30 seconds. Runs that still
-   * wait for their time or for a retry aren't waited for: they are lost, and counted in a warning.
+   * How long the scope's close waits for background runs; then they are interrupted, and counted in a warning. Default 30
+   * seconds. Runs that still wait for their time or for a retry are lost at once, and counted in a warning.
    */
   readonly shutdownTimeout?: Duration.Input | undefined
   /**
-   * How many ids are remembered, and how long: `capacity` or more, and less than twice as many. Default: 10,000,
-   * for 24 hours.
+   * The ids of ended runs that are remembered: `capacity` or more, and less than twice as many, for `timeToLive` from the
+   * run's end. Default: 10,000, for 24 hours. The id of a run that hasn't ended is never forgotten. Generated
+   * ids aren't remembered.
    */
   readonly deduplication?:
     | {
@@ -37,18 +41,18 @@ export interface Options {
       }
     | undefined
   /**
-   * Gets each job that has failed for good. The dispatch itself succeeds, as it would with an engine that runs
+   * Called with each run that has failed for good. The dispatch itself succeeds, as it would with an engine that runs
    * the job elsewhere. Default: logs at error level, without the payload.
    */
   readonly onError?: OnError | undefined
 }
 
 /**
- * The Dispatcher that runs `jobs` here. A missing handler doesn't compile; a dispatched job that isn't in the
- * list fails with reason `UnknownJob`; two jobs of one name die when the Layer is built.
+ * The Dispatcher that runs `jobs` in this process. A missing handler doesn't compile; the dispatch of a job that isn't in
+ * the list fails with reason `UnknownJob`; two jobs of one name die with a `DefinitionError` when the Layer is built.
  *
  * Delays and retries wait on the Clock, to the millisecond, so TestClock drives them. Ids are remembered as
- * `deduplication` says; an interrupted run's is forgotten. At most once: what runs is lost with the process.
+ * `deduplication` says; that of an interrupted run is forgotten. Nothing is stored: all runs are lost with the process.
  */
 export const layer = <const Jobs extends ReadonlyArray<Job.Any>>(
   jobs: Jobs,

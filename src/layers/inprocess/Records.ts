@@ -1,5 +1,5 @@
 /**
- * What a test dispatcher has recorded, and what became of it.
+ * The requests that a test dispatcher has recorded, and their runs.
  */
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
@@ -20,7 +20,7 @@ export interface RecordedAttempt {
   readonly exit: Exit.Exit<unknown, unknown>
 }
 
-/** A run that `drain` has begun, or that a completion is there for. It makes one run of an id over all drains. */
+/** A run that `drain` has begun, or that has a completion. With it an id has one run over all drains. */
 export interface RecordedRun {
   /** Open: it hasn't begun, or its drain was interrupted. */
   state: "open" | "running" | "ended"
@@ -30,7 +30,7 @@ export interface RecordedRun {
   failedAttempts: number
 }
 
-/** What both layers of `TestDispatcher` keep for its other functions. */
+/** The records of both layers of `TestDispatcher`, which its other functions read. */
 export class Records extends Context.Service<
   Records,
   {

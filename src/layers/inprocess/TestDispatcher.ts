@@ -73,9 +73,9 @@ export const layer: Layer.Layer<Dispatcher | Records> = Layer.effectContext(
   })
 )
 
-/** What `layerRunning` and `drain` take alike. */
+/** The options that `layerRunning` and `drain` share. */
 export interface RunningOptions {
-  /** Gets each job that has failed for good. Default: logs at error level. */
+  /** Called with each run that has failed for good. Default: logs at error level, without the payload. */
   readonly onError?: OnError | undefined
 }
 
@@ -155,7 +155,7 @@ export const payloads: {
   )
 }
 
-/** What `drain` takes beside the jobs. */
+/** The options of `drain`. */
 export interface DrainOptions extends RunningOptions {
   /**
    * How long nothing may begin, end or be recorded before `drain` gives up, on the live clock. A sixth of it goes by

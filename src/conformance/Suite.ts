@@ -1,4 +1,4 @@
-// What the rows of the suite share: what handlers write down, and how a test waits for it.
+// Shared by the rows of the suite: handlers write down what they see, and tests wait for it.
 import { assert } from "@effect/vitest"
 import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
@@ -15,7 +15,7 @@ import type { Dispatcher } from "../Dispatcher.ts"
 import * as Job from "../Job.ts"
 import type { Engine } from "./Engine.ts"
 
-/** What a handler saw, or what happened to it. */
+/** Something that a handler has seen, or that has happened to it. */
 export interface Sighting {
   readonly what: "run" | "failed" | "acquired" | "released" | "tick" | "step"
   readonly job: string
@@ -79,7 +79,7 @@ export const secondTime =
   ({ key }: Keyed) =>
     Effect.flatMap(note("run", key), ({ attempt }) => (attempt < 2 ? Effect.fail("not yet") : Effect.void))
 
-/** What was expected hadn't happened when the engine's patience was over. */
+/** The engine's patience was over before the expected happened. */
 class NotSeen extends Data.TaggedError("NotSeen")<{ readonly message: string }> {}
 
 /** A dispatch may itself wait for the run, so the clock moves beside it. */

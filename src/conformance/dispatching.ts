@@ -1,4 +1,4 @@
-// What a dispatch checks and promises: payloads, ids, times.
+// The checks and promises of a dispatch: payloads, ids, times.
 import { assert } from "@effect/vitest"
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"

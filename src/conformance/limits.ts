@@ -1,4 +1,4 @@
-// What bounds an attempt, and what a handler knows of its run.
+// The limits of an attempt, and a handler's view of its run.
 import { assert } from "@effect/vitest"
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"

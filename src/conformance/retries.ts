@@ -1,4 +1,4 @@
-// What is retried, how often and when, and what follows the last failure.
+// Retries: of which failures, how often and when; and what follows the last failure.
 import { assert } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"

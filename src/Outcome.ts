@@ -34,12 +34,12 @@ export type FailedReason = typeof FailedReason.Type
 export type Outcome = Succeeded | Retry | Failed
 
 /**
- * All that the run does is wait, and the attempt holds nothing any more. It used no attempt: the run comes again at
- * that time, or when a deferred of it is completed, and its handler starts again over its recorded steps.
+ * The run only waits, and holds nothing any more. It has used no attempt. It comes again at its time, or when a deferred of
+ * it is completed, and its handler starts again over its recorded steps.
  */
 export interface Suspended {
   readonly _tag: "Suspended"
-  /** When the first of its waits ends by itself, in milliseconds since the epoch; `undefined` where none does. */
+  /** When the first of its waits ends by itself, in milliseconds since the epoch; `undefined` if none does. */
   readonly until: number | undefined
   /** Whether it also waits for a deferred. */
   readonly isAsking: boolean

@@ -20,8 +20,8 @@ export interface Records {
 }
 
 /**
- * Around each wait of a run, so that an engine can give its place away meanwhile. `until` is when the wait ends by
- * itself, in milliseconds since the epoch, where that is known.
+ * Put around each wait of a run, so that an engine can give its place to another run meanwhile. `until` is when the wait
+ * ends by itself, in milliseconds since the epoch, if that is known.
  */
 export type AroundWait = <A, E, R>(wait: Effect.Effect<A, E, R>, until?: number) => Effect.Effect<A, E, R>
 

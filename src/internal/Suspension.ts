@@ -1,5 +1,5 @@
 /**
- * How an attempt ends whose run only waits: as `Suspended`, with nothing held, to be run again over its recorded steps.
+ * Ends an attempt whose run only waits as `Suspended`, with nothing held. It is run again over its recorded steps.
  *
  * States of an attempt: busy (a step is under way, or nothing waits), waiting (all that is under way are durable waits;
  * it stays in memory for some seconds), suspended. It is suspended by interrupting its root fiber from outside: a waiter
@@ -13,7 +13,7 @@ import type * as Fiber from "effect/Fiber"
 import type { Suspended } from "../Outcome.ts"
 import type { AroundWait } from "./RunRecords.ts"
 
-/** For how long a run that waits stays in memory: shorter waits, and answers that come at once, cost no replay. */
+/** How long a run that waits stays in memory, so that shorter waits, and answers that come at once, cost no replay. */
 const stayFor = Duration.seconds(2)
 
 export interface Suspension {

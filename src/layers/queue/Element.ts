@@ -128,7 +128,7 @@ export const taker = <R>(
         return interrupted
     }
   }
-  // one whose claim was lost is another worker's: its end would not be stored
+  // an element whose claim is lost is another worker's, and its end would not be stored
   const settled = (item: Item) =>
     Effect.flatMap(
       tellsLost(item) ? Effect.raceFirst(handle(item), Effect.as(lost(item), giveBack)) : handle(item),

@@ -130,7 +130,7 @@ const lanesOf = (jobs: ReadonlyArray<Job.Any>, options: Options): ReadonlyMap<st
 /** The events that are handed on at once. No handler runs in it, so a few are enough. */
 const eventsAtOnce = 4
 
-/** How soon a run that waits for a deferred looks for it again, where nothing wakes it: the longer it waits, the later. */
+/** After how many milliseconds a run that waits for a deferred looks again if nothing wakes it: the older it is, the later. */
 const relook = (waited: number): number => Math.min(30_000, Math.max(1_000, waited / 10))
 /** The same on a store that wakes it: a worker may have died between a completion and the wake-up. */
 const relookIfWoken = 300_000
@@ -226,7 +226,10 @@ const runJob = (
   )
 }
 
-/** It comes again at its time, when it is woken, or to look for itself. A store that can't park is told by records. */
+/**
+ * Parks a suspended run. It comes again at its time, when it is woken, or to look for itself. If the store can't park, a
+ * record says that the claim was no attempt.
+ */
 const park = Effect.fnUntraced(function* (
   self: Worker,
   { claim, message, parked }: Claimed,
@@ -294,7 +297,7 @@ const notOurs = (queue: string, item: Element.Item): Effect.Effect<Element.Settl
   })
 }
 
-/** For how long an event waits for its first listener: a deploy may start who publishes before who listens. */
+/** How long an event waits for its first listener: a deploy may start publishers before listeners. */
 const unheardFor = Duration.days(7)
 
 /**

@@ -26,7 +26,7 @@ const pollInterval = Duration.millis(250)
 /** The records of all runs of a store. */
 export interface StepRecords {
   readonly of: (message: JobMessage, suspension?: Suspension) => RunState.RunSteps
-  /** Says where a suspended run is parked, so that a completion can wake it. */
+  /** Records where a suspended run is parked, so that a completion can wake it. */
   readonly parked: (message: JobMessage, at: Parked) => Effect.Effect<void>
   /** The number of the attempt that a claim is, both from 1. Claims that began no attempt aren't counted. */
   readonly attemptOf: (message: JobMessage, claim: number) => Effect.Effect<number>
@@ -182,8 +182,8 @@ export const make: Effect.Effect<StepRecords, never, Scope.Scope> = Effect.gen(f
 })
 
 /**
- * Records the completion of a deferred where the run that waits for it looks, and wakes the run where it is parked in a
- * store that can. The first completion counts.
+ * Records the completion of a deferred among the records of its run, and wakes a parked run if the store can. The first
+ * completion counts.
  */
 export const complete = (
   on: {

@@ -238,6 +238,38 @@ const hidden = (parameter: string) => `(SELECT ${parameter})`
 
 const milliseconds = (parameter: string) => `${parameter} * INTERVAL '1 millisecond'`
 
+const ends = (from: number) =>
+  `unnest(${[`$${from}::text[]::bigint[]`, `$${from + 1}::text[]::uuid[]`, `$${from + 2}::text[]`, `$${from + 3}::text[]::float8[]`, `$${from + 4}::text[]`].map(hidden)}) d(sequence, lock, kind, delay, failure)`
+/** Stores ends of claims, as `ended`; `from` is the number of its first parameter. */
+const settled = (table: string, from: number) => `free AS (
+    SELECT t.sequence, d.kind, d.delay, d.failure FROM ${ends(from)} JOIN ${table} t ON t.sequence = d.sequence AND t.acquired_by = d.lock
+    FOR NO KEY UPDATE OF t SKIP LOCKED
+  ), ended AS (
+    UPDATE ${table} t SET acquired_at = NULL, acquired_by = NULL, updated_at = NOW(),
+      state = CASE d.kind WHEN 'complete' THEN 'completed' WHEN 'fail' THEN 'failed' WHEN 'expired' THEN 'failed' ELSE 'pending' END,
+      attempts = t.attempts - CASE WHEN d.kind IN ('giveBack', 'park', 'expired') THEN 1 ELSE 0 END,
+      visible_at = CASE d.kind
+        WHEN 'retry' THEN clock_timestamp() + ${milliseconds("d.delay")}
+        WHEN 'park' THEN CASE WHEN t.visible_at = 'epoch' THEN NOW() ELSE clock_timestamp() + ${milliseconds("d.delay")} END
+        ELSE t.visible_at END,
+      last_failure = CASE WHEN d.kind = 'expired' THEN COALESCE(t.last_failure, d.failure) ELSE COALESCE(d.failure, t.last_failure) END
+    FROM free d WHERE t.sequence = d.sequence RETURNING t.sequence
+  )`
+
+/** Claims what is due, as `claimed`. */
+const claimed = (table: string, but: string) => `due AS (
+    SELECT d.sequence FROM json_to_recordset(${hidden("$1::json")}) want(name text, most int) CROSS JOIN LATERAL (
+      SELECT sequence FROM ${table} WHERE queue_name = want.name AND state = 'pending' AND visible_at <= NOW()
+        AND (acquired_at IS NULL OR acquired_at < NOW() - ${milliseconds(hidden("$2::float8"))}${but})
+      ORDER BY visible_at, sequence LIMIT want.most FOR NO KEY UPDATE SKIP LOCKED
+    ) d
+  ), claimed AS (
+    UPDATE ${table} t SET acquired_at = NOW(), acquired_by = $3::uuid, attempts = t.attempts + 1,
+      visible_at = CASE WHEN t.visible_at = 'epoch' THEN NOW() ELSE t.visible_at END
+    WHERE t.sequence = ANY (ARRAY (SELECT sequence FROM due))
+    RETURNING t.sequence, t.id, t.queue_name, t.element, t.attempts, t.visible_at
+  )`
+
 /**
  * Lists are arrays of text, which any client can bind. None of the statements waits for a lock that another
  * session holds on a row: it skips the row, but for a wake-up, which has to wait for a row that is being parked.
@@ -245,41 +277,13 @@ const milliseconds = (parameter: string) => `${parameter} * INTERVAL '1 millisec
  * A row that is woken while it runs gets the time 'epoch'. Parking it sees that, and so does no sleep.
  */
 export const statements = ({ quoted: table }: Name): Statements => {
-  const ends = (from: number) =>
-    `unnest(${[`$${from}::text[]::bigint[]`, `$${from + 1}::text[]::uuid[]`, `$${from + 2}::text[]`, `$${from + 3}::text[]::float8[]`, `$${from + 4}::text[]`].map(hidden)}) d(sequence, lock, kind, delay, failure)`
-  const settled = (from: number) => `free AS (
-      SELECT t.sequence, d.kind, d.delay, d.failure FROM ${ends(from)} JOIN ${table} t ON t.sequence = d.sequence AND t.acquired_by = d.lock
-      FOR NO KEY UPDATE OF t SKIP LOCKED
-    ), ended AS (
-      UPDATE ${table} t SET acquired_at = NULL, acquired_by = NULL, updated_at = NOW(),
-        state = CASE d.kind WHEN 'complete' THEN 'completed' WHEN 'fail' THEN 'failed' WHEN 'expired' THEN 'failed' ELSE 'pending' END,
-        attempts = t.attempts - CASE WHEN d.kind IN ('giveBack', 'park', 'expired') THEN 1 ELSE 0 END,
-        visible_at = CASE d.kind
-          WHEN 'retry' THEN clock_timestamp() + ${milliseconds("d.delay")}
-          WHEN 'park' THEN CASE WHEN t.visible_at = 'epoch' THEN NOW() ELSE clock_timestamp() + ${milliseconds("d.delay")} END
-          ELSE t.visible_at END,
-        last_failure = CASE WHEN d.kind = 'expired' THEN COALESCE(t.last_failure, d.failure) ELSE COALESCE(d.failure, t.last_failure) END
-      FROM free d WHERE t.sequence = d.sequence RETURNING t.sequence
-    )`
-  const claimed = (but: string) => `due AS (
-      SELECT d.sequence FROM json_to_recordset(${hidden("$1::json")}) want(name text, most int) CROSS JOIN LATERAL (
-        SELECT sequence FROM ${table} WHERE queue_name = want.name AND state = 'pending' AND visible_at <= NOW()
-          AND (acquired_at IS NULL OR acquired_at < NOW() - ${milliseconds(hidden("$2::float8"))}${but})
-        ORDER BY visible_at, sequence LIMIT want.most FOR NO KEY UPDATE SKIP LOCKED
-      ) d
-    ), claimed AS (
-      UPDATE ${table} t SET acquired_at = NOW(), acquired_by = $3::uuid, attempts = t.attempts + 1,
-        visible_at = CASE WHEN t.visible_at = 'epoch' THEN NOW() ELSE t.visible_at END
-      WHERE t.sequence = ANY (ARRAY (SELECT sequence FROM due))
-      RETURNING t.sequence, t.id, t.queue_name, t.element, t.attempts, t.visible_at
-    )`
   const rows = `SELECT sequence::text, id, queue_name, attempts,
       CASE WHEN octet_length(element) <= $4::int THEN element END AS element FROM claimed`
   const order = "ORDER BY visible_at, claimed.sequence"
   return {
-    claim: `WITH ${claimed("")} ${rows} ${order}`,
-    settle: `WITH ${settled(1)} SELECT sequence::text FROM ended`,
-    settleAndClaim: `WITH ${settled(5)}, ${claimed(` AND sequence <> ALL (${hidden("$5::text[]::bigint[]")}::bigint[])`)},
+    claim: `WITH ${claimed(table, "")} ${rows} ${order}`,
+    settle: `WITH ${settled(table, 1)} SELECT sequence::text FROM ended`,
+    settleAndClaim: `WITH ${settled(table, 5)}, ${claimed(table, ` AND sequence <> ALL (${hidden("$5::text[]::bigint[]")}::bigint[])`)},
       claims AS (${rows} ${order})
       SELECT sequence, id, queue_name, attempts, element FROM claims
       UNION ALL SELECT sequence::text, NULL, NULL, NULL, NULL FROM ended`,

@@ -13,5 +13,6 @@ export {
   inMemory as stepsInMemory,
   type Records as StepRecords
 } from "./internal/RunRecords.ts"
+export { make as makeSuspension, type Suspension } from "./internal/Suspension.ts"
 export type { RunSteps, Workflows } from "./internal/RunState.ts"
-export type { Failed, Outcome, Retry, Succeeded } from "./Outcome.ts"
+export type { Failed, Outcome, Retry, Succeeded, Suspended } from "./Outcome.ts"

@@ -16,6 +16,10 @@ import type { AroundWait } from "./RunRecords.ts"
 /** How long a run that waits stays in memory, so that shorter waits, and answers that come at once, cost no replay. */
 const stayFor = Duration.seconds(2)
 
+/** In milliseconds: how soon a run that waits in a crowd gives its place away. */
+const firstLook = 5
+const lookEvery = 50
+
 export interface Suspension {
   /** Around a durable wait; `until` is when it ends by itself, in milliseconds since the epoch. */
   readonly waiting: AroundWait
@@ -29,7 +33,8 @@ export interface Suspension {
   readonly suspended: () => Suspended | undefined
 }
 
-export const make = (): Suspension => {
+/** `isCrowded`: whether others wait for the place of this run, which then waits for nothing in memory. */
+export const make = (isCrowded: () => boolean = () => false): Suspension => {
   const waits = new Set<{ readonly until: number | undefined }>()
   let steps = 0
   let root: Fiber.Fiber<unknown, unknown> | undefined
@@ -45,10 +50,19 @@ export const make = (): Suspension => {
     }
     root.interruptUnsafe()
   }
-  /** Looks again while a step is under way beside it. */
-  const suspending: Effect.Effect<never> = Effect.forever(
-    Effect.andThen(Effect.sleep(stayFor), Effect.sync(suspendNow))
-  )
+  /** Looks again and again: a step may be under way beside it. */
+  const suspending: Effect.Effect<never> = Effect.suspend(() => {
+    let waited = 0
+    const look = (pause: number): Effect.Effect<void> =>
+      Effect.andThen(
+        Effect.sleep(pause),
+        Effect.sync(() => {
+          waited += pause
+          if (waited >= Duration.toMillis(stayFor) || isCrowded()) suspendNow()
+        })
+      )
+    return Effect.andThen(look(firstLook), Effect.forever(look(lookEvery)))
+  })
   return {
     waiting: (wait, until) =>
       Effect.flatMap(Clock.currentTimeMillis, (now) => {

@@ -212,17 +212,23 @@ const dispatching = <A, R>(
   const producer = producerOf(target)
   return Effect.useSpan(producer.spanName, producer.spanOptions, (span) =>
     Effect.withFiber<A, DispatchError, Dispatcher | R>((fiber) =>
-      body(
-        {
-          target,
-          options,
-          now: fiber.getRef(Clock.Clock).currentTimeMillisUnsafe(),
-          span,
-          run: Context.getOrUndefined(fiber.context, CurrentRunState)
-        },
-        // sound: it is what this effect requires
-        Context.get(fiber.context as Context.Context<Dispatcher>, Dispatcher),
-        (count) => producer.dispatched.updateUnsafe(count, fiber.context)
+      Effect.mapErrorEager(
+        body(
+          {
+            target,
+            options,
+            now: fiber.getRef(Clock.Clock).currentTimeMillisUnsafe(),
+            span,
+            run: Context.getOrUndefined(fiber.context, CurrentRunState)
+          },
+          // sound: it is what this effect requires
+          Context.get(fiber.context as Context.Context<Dispatcher>, Dispatcher),
+          (count) => producer.dispatched.updateUnsafe(count, fiber.context)
+        ),
+        (error) => {
+          span.attribute("error.type", error.reason._tag)
+          return error
+        }
       )
     )
   )

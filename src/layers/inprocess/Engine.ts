@@ -266,7 +266,13 @@ const accepted = (
 const claim = (
   self: Engine,
   message: JobMessage,
-  options: { readonly delay: number; readonly isRemembered: boolean; readonly root?: Root | undefined }
+  options: {
+    readonly delay: number
+    readonly isRemembered: boolean
+    readonly root?: Root | undefined
+    /** A run that its dispatch waits for has no place among those in the background. */
+    readonly hasNoPlace?: boolean | undefined
+  }
 ): Run | undefined => {
   const key = runKey(message)
   if (self.runs.has(key) || self.ids.has(key, self.clock.currentTimeMillisUnsafe())) return undefined
@@ -275,7 +281,7 @@ const claim = (
     key,
     message,
     place,
-    steps: inMemory(place.away),
+    steps: options.hasNoPlace === true ? inMemory() : inMemory(place.away),
     ended: Deferred.makeUnsafe(),
     root: options.root,
     isRemembered: options.isRemembered,
@@ -335,7 +341,7 @@ const awaited = (self: Engine, message: JobMessage, isRemembered: boolean): Effe
   Effect.uninterruptibleMask((restore) =>
     Effect.suspend(() => {
       const root: Root = { fibers: new Set() }
-      const run = claim(self, message, { delay: 0, isRemembered, root })
+      const run = claim(self, message, { delay: 0, isRemembered, root, hasNoPlace: true })
       if (run === undefined) {
         const first = self.runs.get(runKey(message))
         return first === undefined || first.isScheduled ? Effect.void : restore(Deferred.await(first.ended))

@@ -14,6 +14,7 @@ import { InvalidPayload } from "../../DispatchError.ts"
 import { Dispatcher, type JobMessage } from "../../Dispatcher.ts"
 import { announce } from "../../internal/announce.ts"
 import { checkedCount, checkedDuration } from "../../internal/checks.ts"
+import { checkedName } from "../../internal/contract.ts"
 import { summary } from "../../internal/describe.ts"
 import { report } from "../../internal/isolated.ts"
 import * as Suspension from "../../internal/Suspension.ts"
@@ -88,7 +89,10 @@ export const layer = <const Jobs extends ReadonlyArray<Job.Any>>(
         steps: yield* StepRecords.make,
         listeners: yield* Listeners.make(jobs),
         ticks: yield* QueueTickRecords.make,
-        suspensions: new Set()
+        suspensions: new Set(),
+        lanes,
+        running: new Map(),
+        unknownLoggedAt: new Map()
       }
       yield* Takers.run({
         name,
@@ -101,7 +105,10 @@ export const layer = <const Jobs extends ReadonlyArray<Job.Any>>(
         lanes: [...lanes, [Element.eventQueue, eventsAtOnce] as const].map(([queue, concurrency]) => ({
           queue,
           concurrency,
-          handle: (item) => (queue === Element.eventQueue ? fanOut(self, item) : runItem(self, queue, item))
+          handle: (item) =>
+            queue === Element.eventQueue
+              ? fanOut(self, item)
+              : counted(self, queue, runItem(self, queue, item))
         }))
       })
       for (const job of jobs) {
@@ -122,7 +129,10 @@ const lanesOf = (jobs: ReadonlyArray<Job.Any>, options: Options): ReadonlyMap<st
   const concurrency = checkedCount(options.concurrency ?? 10, `The concurrency of ${name}`)
   const lanes = new Map(jobs.map(({ queue }) => [queue, concurrency]))
   for (const [queue, count] of Object.entries(options.queues ?? {})) {
-    lanes.set(queue, checkedCount(count, `The concurrency of the queue "${queue}" of ${name}`))
+    lanes.set(
+      checkedName(queue, "queue"),
+      checkedCount(count, `The concurrency of the queue "${queue}" of ${name}`)
+    )
   }
   return lanes
 }
@@ -143,6 +153,10 @@ interface Worker {
   readonly ticks: TickRecords
   /** The attempts that run now. */
   readonly suspensions: Set<Suspension.Suspension>
+  /** The concurrency of each queue, and how many of its messages are in the hands of takers. */
+  readonly lanes: ReadonlyMap<string, number>
+  readonly running: Map<string, number>
+  readonly unknownLoggedAt: Map<string, number>
 }
 
 /** The pauses between offers of a tick, until the store takes it: a quarter of a second, doubling, at most 10 seconds. */
@@ -160,6 +174,16 @@ const runItem = (self: Worker, queue: string, item: Element.Item): Effect.Effect
     : Effect.flatMap(self.steps.attemptOf(message, item.attempts), (attempt) =>
         runJob(self, job, { message, attempt, claim: item.attempts, parked: { queue, id: item.id } })
       )
+}
+
+const counted = <A>(self: Worker, queue: string, handled: Effect.Effect<A>): Effect.Effect<A> => {
+  const count = (by: number) =>
+    Effect.sync(() => void self.running.set(queue, (self.running.get(queue) ?? 0) + by))
+  return Effect.acquireUseRelease(
+    count(1),
+    () => handled,
+    () => count(-1)
+  )
 }
 
 /** A message in the hands of a taker. */
@@ -193,7 +217,9 @@ const runJob = (
       )
     })
   }
-  const suspension = Suspension.make()
+  const { queue } = parked
+  // all slots of its queue are taken: who waits in one is in the way
+  const suspension = Suspension.make(() => (self.running.get(queue) ?? 0) >= (self.lanes.get(queue) ?? 1))
   const steps = self.steps.of(message, suspension)
   self.suspensions.add(suspension)
   return Effect.flatMap(
@@ -277,12 +303,33 @@ const note = (
   }))
 
 /** The message waits for a worker that has the job: from a second, doubling, to half a minute. The claim was no attempt. */
-const unknownJob = (self: Worker, message: JobMessage, claim: number): Effect.Effect<Element.Settlement> =>
-  Effect.as(self.steps.uncounted(message, claim), {
+const unknownJob = Effect.fnUntraced(function* (
+  self: Worker,
+  message: JobMessage,
+  claim: number
+): Effect.fn.Return<Element.Settlement> {
+  yield* self.steps.uncounted(message, claim)
+  const now = yield* Clock.currentTimeMillis
+  const unknownSince = now - message.dispatchedAt
+  if (unknownSince > unknownFor && now - (self.unknownLoggedAt.get(message.name) ?? 0) > unknownLogEvery) {
+    self.unknownLoggedAt.set(message.name, now)
+    const days = Math.floor(unknownSince / unknownLogEvery)
+    yield* report(
+      Effect.logWarning(
+        `${name} doesn't have the job "${message.name}", whose message "${message.id}" no worker has run for ${days} days.`
+      )
+    )
+  }
+  return {
     _tag: "Retry",
     delay: Duration.seconds(Math.min(30, 2 ** Math.min(claim - 1, 5))),
     note: { reason: "UnknownJob", message: `no worker has taken it yet that has the job "${message.name}"` }
-  })
+  }
+})
+
+/** After a week it is said, once a day. */
+const unknownFor = Duration.toMillis("7 days")
+const unknownLogEvery = Duration.toMillis("1 day")
 
 /** An element that isn't a message, for something else has written it. */
 const notOurs = (queue: string, item: Element.Item): Effect.Effect<Element.Settlement> => {
@@ -297,8 +344,11 @@ const notOurs = (queue: string, item: Element.Item): Effect.Effect<Element.Settl
   })
 }
 
-/** How long an event waits for its first listener: a deploy may start publishers before listeners. */
-const unheardFor = Duration.days(7)
+/**
+ * How often an event is looked at that has no listener, at most once a minute: for a week. A deploy may start publishers
+ * before listeners.
+ */
+const unheardLooks = 7 * 24 * 60
 
 /**
  * Makes a message for each listener of an event, in the listener's own queue and under the event's id. Fanned out again
@@ -315,10 +365,7 @@ const fanOut = (self: Worker, item: Element.Item): Effect.Effect<Element.Settlem
   return Effect.gen(function* () {
     const listeners = yield* self.listeners.of(message.name)
     if (listeners.size === 0) {
-      const age = (yield* Clock.currentTimeMillis) - message.dispatchedAt
-      return age > Duration.toMillis(unheardFor)
-        ? Element.complete
-        : again("Unheard", "no listener is known yet")
+      return item.attempts > unheardLooks ? Element.complete : again("Unheard", "no listener is known yet")
     }
     yield* Effect.forEach(
       listeners,

@@ -18,7 +18,7 @@ import { extensionsOf } from "./Extensions.ts"
 import { reportCause } from "../../internal/isolated.ts"
 
 /** How long the records of a run are kept if it isn't known to have ended. */
-const timeToLive = Duration.days(30)
+const timeToLive = Duration.days(400)
 
 /** How often a run that waits for a deferred looks for its completion. */
 const pollInterval = Duration.millis(250)
@@ -100,8 +100,24 @@ const decodeParked = Schema.decodeUnknownOption(
 )
 const parkedId = "@parked"
 
-const removed = (store: Store, message: JobMessage, ids: ReadonlySet<string>): Effect.Effect<void> =>
-  Effect.flatMap(store, ({ remove }) => Effect.forEach(ids, remove, { discard: true })).pipe(
+const hasFailed = Schema.is(
+  Schema.Struct({ value: Schema.Struct({ exit: Schema.Struct({ _tag: Schema.Literal("Failure") }) }) })
+)
+
+/** The records that a retry by hand must not find: those of claims, and of steps that have failed. */
+const failedOf = (store: Store, ids: ReadonlySet<string>, claims: ReadonlyArray<string>) =>
+  Effect.flatMap(store, ({ get }) =>
+    Effect.filter(ids, (id) => (claims.includes(id) ? Effect.succeed(true) : Effect.map(get(id), hasFailed)))
+  )
+
+const removed = <E>(
+  store: Store,
+  message: JobMessage,
+  ended: Effect.Effect<Iterable<string>, E>
+): Effect.Effect<void> =>
+  Effect.flatMap(Effect.all([store, ended]), ([{ remove }, ids]) =>
+    Effect.forEach(ids, remove, { discard: true })
+  ).pipe(
     Effect.catchCause((cause) =>
       reportCause(
         Effect.logWarning,
@@ -130,6 +146,37 @@ export const make: Effect.Effect<StepRecords, never, Scope.Scope> = Effect.gen(f
       if (ids === undefined) touched.set(key, new Set([id]))
       else ids.add(id)
     })
+  const left = (message: JobMessage) => Effect.sync(() => touched.delete(storeId(message)))
+  return {
+    of: (message, suspension) => {
+      const steps = RunRecords.fromRecords(records(message), suspension?.waiting)
+      return suspension === undefined
+        ? steps
+        : { ...steps, run: (id, execute) => steps.run(id, suspension.busy(execute)) }
+    },
+    ...claimsOf(records, left),
+    ended: (message, claim, options) =>
+      Effect.suspend(() => {
+        const steps = touched.get(storeId(message)) ?? new Set<string>()
+        touched.delete(storeId(message))
+        // where it was claimed once, and has no step, nothing else was recorded
+        const claims = claim > 1 || steps.size > 0 ? [uncountedId, failedId, parkedId] : []
+        const ids = new Set([...steps, ...claims])
+        if (ids.size === 0) return Effect.void
+        const ended =
+          options?.keepSteps === true ? failedOf(storeOf(message), ids, claims) : Effect.succeed(ids)
+        return removed(storeOf(message), message, ended)
+      })
+  }
+})
+
+/** What is recorded of claims. Another worker may have the run next, and notes the ids that it asks for. */
+const claimsOf = (
+  records: (message: JobMessage) => RunRecords.Records,
+  left: (message: JobMessage) => Effect.Effect<unknown>
+): Pick<StepRecords, "attemptOf" | "uncounted" | "failed" | "hasFailed" | "parked"> => {
+  const set = (message: JobMessage, id: string, value: Schema.Json) =>
+    Effect.ensuring(records(message).set(id, value), left(message))
   const claimOf = (message: JobMessage, id: string) =>
     Effect.map(records(message).get(id), (json) => Option.getOrUndefined(Option.flatMap(json, decodeClaim)))
   const attemptOf: StepRecords["attemptOf"] = (message, claim) =>
@@ -144,42 +191,15 @@ export const make: Effect.Effect<StepRecords, never, Scope.Scope> = Effect.gen(f
               Effect.as(records(message).set(uncountedId, { claim: claim - 1, attempt }), attempt)
         })
   return {
-    of: (message, suspension) => {
-      const steps = RunRecords.fromRecords(records(message), suspension?.waiting)
-      return suspension === undefined
-        ? steps
-        : { ...steps, run: (id, execute) => steps.run(id, suspension.busy(execute)) }
-    },
-    parked: (message, at) =>
-      Effect.ensuring(
-        records(message).set(parkedId, { ...at }),
-        Effect.sync(() => touched.delete(storeId(message)))
-      ),
     attemptOf,
     uncounted: (message, claim) =>
-      Effect.flatMap(attemptOf(message, claim), (attempt) =>
-        Effect.ensuring(
-          records(message).set(uncountedId, { claim, attempt }),
-          Effect.sync(() => touched.delete(storeId(message)))
-        )
-      ),
-    // another worker may have the run next, and notes the ids that it asks for
-    failed: (message, claim) =>
-      Effect.ensuring(
-        records(message).set(failedId, { claim, attempt: claim }),
-        Effect.sync(() => touched.delete(storeId(message)))
-      ),
+      Effect.flatMap(attemptOf(message, claim), (attempt) => set(message, uncountedId, { claim, attempt })),
+    failed: (message, claim) => set(message, failedId, { claim, attempt: claim }),
     hasFailed: (message, claim) =>
       Effect.map(claimOf(message, failedId), (failed) => failed?.claim === claim - 1),
-    ended: (message, claim, options) =>
-      Effect.suspend(() => {
-        const steps = options?.keepSteps === true ? [] : (touched.get(storeId(message)) ?? [])
-        touched.delete(storeId(message))
-        const ids = new Set([...steps, ...(claim > 1 ? [uncountedId, failedId, parkedId] : [])])
-        return ids.size === 0 ? Effect.void : removed(storeOf(message), message, ids)
-      })
+    parked: (message, at) => set(message, parkedId, { ...at })
   }
-})
+}
 
 /**
  * Records the completion of a deferred among the records of its run, and wakes a parked run if the store can. The first

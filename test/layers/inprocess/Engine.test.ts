@@ -401,6 +401,33 @@ describe("a run that waits", () => {
   )
 })
 
+describe("an awaited run that waits", () => {
+  it.effect("takes no place from those in the background", () =>
+    Effect.gen(function* () {
+      let done = 0
+      class Sleeps extends Job.make("engine.sleeps", { payload: {} }) {}
+      const jobs = InlineDispatcher.layer([Sleeps], { concurrency: 2 }).pipe(
+        Layer.provide(
+          Sleeps.toLayer(() =>
+            Effect.andThen(
+              DurableClock.sleep({ name: "an hour", duration: "1 hour" }),
+              Effect.sync(() => void done++)
+            )
+          )
+        )
+      )
+      yield* Effect.gen(function* () {
+        for (let n = 1; n <= 4; n++) {
+          const fiber = yield* Effect.forkChild(Sleeps.dispatch())
+          yield* TestClock.adjust("61 minutes")
+          yield* Fiber.join(fiber)
+          assert.strictEqual(done, n)
+        }
+      }).pipe(Effect.provide(jobs))
+    })
+  )
+})
+
 describe("closing", () => {
   it.live("isn't held by a run that ignores its interruption, and says so", () =>
     Effect.gen(function* () {

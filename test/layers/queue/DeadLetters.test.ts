@@ -11,6 +11,7 @@ import {
 } from "effect-jobs/queue"
 import { PersistedQueue } from "effect/persistence"
 import { SqlClient } from "effect/sql"
+import { Activity } from "effect/workflow"
 import { eventually } from "../../support/eventually.ts"
 import * as Stores from "../../support/Stores.ts"
 
@@ -212,4 +213,57 @@ for (const [name, client] of Stores.sql) {
       })
     )
   })
+}
+
+for (const [name, client] of Stores.sql) {
+  class Pay extends Job.make("dead.pay", {
+    payload: {},
+    retry: RetryPolicy.fixed({ attempts: 2, delay: "10 millis" })
+  }) {}
+  const runs: Array<string> = []
+  let fails = true
+  const handler = Pay.toLayer(() =>
+    Effect.gen(function* () {
+      yield* Activity.make({ name: "charge", execute: Effect.sync(() => void runs.push("charge")) })
+      yield* Activity.make({
+        name: "notify",
+        error: Schema.String,
+        execute: Effect.suspend(() => {
+          runs.push("notify")
+          return fails ? Effect.fail("down") : Effect.void
+        })
+      })
+      runs.push("done")
+    })
+  )
+  const live = Layer.merge(
+    QueueWorker.layer([Pay], { onError: () => Effect.void }).pipe(
+      Layer.provideMerge(QueueDispatcher.layer),
+      Layer.provideMerge(QueueStore.layerSql({ pollInterval: "100 millis" })),
+      Layer.provide(handler)
+    ),
+    DeadLetters.layer()
+  ).pipe(Layer.provideMerge(client))
+  layer(live, { excludeTestServices: true, timeout: "1 minute" })(
+    `a dead letter with steps, on ${name}`,
+    (it) => {
+      it.effect("is retried from the step that has failed: what was done isn't done again", () =>
+        Effect.gen(function* () {
+          const dead = yield* DeadLetters.DeadLetters
+          yield* Pay.dispatch()
+          yield* eventually(dead.count({ job: Pay.jobName }), (count) => count === 1)
+          assert.deepStrictEqual(runs, ["charge", "notify", "notify"])
+          fails = false
+          const [letter] = yield* dead.list({ job: Pay.jobName })
+          assert(letter !== undefined)
+          yield* dead.retry(letter)
+          yield* eventually(
+            Effect.sync(() => runs),
+            (runs) => runs.includes("done")
+          )
+          assert.deepStrictEqual(runs, ["charge", "notify", "notify", "notify", "done"])
+        })
+      )
+    }
+  )
 }

@@ -4,6 +4,7 @@
  * such workflows.
  */
 import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
@@ -18,17 +19,19 @@ import { ownServices } from "../../internal/RunContext.ts"
 import * as RunState from "../../internal/RunState.ts"
 import * as StepEngine from "../../internal/StepEngine.ts"
 import { InngestClient } from "./InngestClient.ts"
-import * as InngestEvent from "./Event.ts"
-import * as InngestSteps from "./Steps.ts"
+import * as Api from "./Api.ts"
+import * as Mailbox from "./Mailbox.ts"
 import * as InngestWorkflows from "./Workflows.ts"
 import { InngestWorkflowEngine, KeepResult } from "./Workflows.ts"
 
 export { InngestWorkflowEngine, KeepResult } from "./Workflows.ts"
 
 /** How long the server waits for a result, for one who isn't a run, until it is asked again. */
-const askedTimeout = "1h"
+const askedTimeout = "5 minutes"
 /** And for `poll`. */
-const pollTimeout = "3s"
+const pollTimeout = "3 seconds"
+/** And how long it may take until an answer can be read. */
+const answerPatience = Duration.seconds(30)
 
 /** How often an answer is looked for. */
 const looks = Schedule.min([Schedule.exponential("100 millis", 1.5), Schedule.spaced("2 seconds")])
@@ -60,10 +63,19 @@ export const layer: Layer.Layer<WorkflowEngine | InngestWorkflowEngine, never, D
       const dispatcher = yield* Dispatcher
       const { client, eventPrefix } = yield* InngestClient
       const registered = new Map<string, InngestWorkflows.Registered>()
+      const made = Mailbox.keyring(client)
+      /** Who only starts executions needs none. */
+      const keyring: Effect.Effect<Mailbox.Keyring> =
+        made === undefined
+          ? Effect.die(
+              new Error(
+                `InngestWorkflowEngine has no signing key: set INNGEST_SIGNING_KEY to wait for results, to interrupt and to resume.`
+              )
+            )
+          : Effect.succeed(made)
 
       const send = (...events: ReadonlyArray<{ readonly name: string; readonly data: unknown }>) =>
-        // sound: the SDK's type of an event's data is of a record, which these are
-        Effect.promise(() => client.send(events as Parameters<typeof client.send>[0]))
+        Effect.orDie(Api.send(client, events))
 
       /** As a step where a run asks for it, so that a replay doesn't do it again. */
       const once = <A extends Schema.Json>(what: string, effect: Effect.Effect<A>): Effect.Effect<A> =>
@@ -78,31 +90,38 @@ export const layer: Layer.Layer<WorkflowEngine | InngestWorkflowEngine, never, D
         )
 
       const keyOf = (workflow: Workflow.Any, id: string, deferred: string) =>
-        Effect.promise(() => InngestEvent.deferredKey({ name: workflow._tag, id }, deferred))
+        Effect.flatMap(keyring, (keys) =>
+          Effect.promise(() => keys.of({ name: workflow._tag, id }, deferred))
+        )
 
       const runsOf = (event: string, look: number) =>
-        Effect.promise(async (signal) => {
-          // the server keeps an answer for 15 seconds, by the whole address
-          const url = new URL(`/v1/events/${event}/runs?look=${look}`, client.apiBaseUrl)
-          const response = await fetch(url, {
-            signal,
-            headers: client.signingKey === undefined ? {} : { authorization: `Bearer ${client.signingKey}` }
-          })
-          if (response.ok) return response.json()
-          const status = response.status
-          if (status === 401 || status === 403) {
-            throw new Error(`Inngest's API doesn't tell the result of a workflow, it answers with ${status}.`)
-          }
-          return { data: [] }
-        }).pipe(Effect.flatMap((body) => Effect.orDie(decodeRuns(body))))
+        // the server keeps an answer for 15 seconds, by the whole address
+        Api.get(client, `/v1/events/${event}/runs?look=${look}`).pipe(
+          Effect.catchIf(
+            // it doesn't have the event yet
+            (error) => error.status === 404,
+            () => Effect.succeed({ data: [] })
+          ),
+          Effect.flatMap(decodeRuns),
+          Effect.orDie
+        )
 
       /** The result, if it is there in time. */
-      const ask = (workflow: Workflow.Any, id: string, timeout: string): Effect.Effect<Schema.Json | null> =>
+      const ask = (
+        workflow: Workflow.Any,
+        id: string,
+        timeout: Duration.Input
+      ): Effect.Effect<Schema.Json | null> =>
         Effect.gen(function* () {
-          const key = yield* keyOf(workflow, id, InngestSteps.resultDeferred)
-          const { ids } = yield* send({
-            name: eventPrefix + InngestEvent.workflowEvents.asked,
-            data: { key, job: workflow._tag, timeout }
+          const [key] = yield* keyOf(workflow, id, Mailbox.resultDeferred)
+          const ids = yield* send({
+            name: eventPrefix + Mailbox.events.asked,
+            data: {
+              key,
+              job: workflow._tag,
+              id,
+              timeout: `${Duration.toSeconds(Duration.fromInputUnsafe(timeout))}s`
+            }
           })
           let look = 0
           const answer = yield* Effect.repeat(
@@ -111,13 +130,16 @@ export const layer: Layer.Layer<WorkflowEngine | InngestWorkflowEngine, never, D
               ({ data }) =>
                 (data ?? [])
                   .flatMap(({ output, status }) =>
-                    status === "Completed" ? Option.toArray(InngestSteps.decodeAnswer(output)) : []
+                    status === "Completed" ? Option.toArray(Mailbox.decodeAnswer(output)) : []
                   )
                   .find(({ answers }) => answers)
             ),
             { schedule: looks, until: (answer) => answer !== undefined }
+          ).pipe(
+            // a run that was cancelled, or lost with its server, answers nothing: it is asked once more
+            Effect.timeoutOption(Duration.sum(Duration.fromInputUnsafe(timeout), answerPatience))
           )
-          return answer?.exit ?? null
+          return Option.getOrUndefined(answer)?.exit ?? null
         })
 
       const awaitResult = (workflow: Workflow.Any, id: string): Effect.Effect<Schema.Json> =>
@@ -126,23 +148,23 @@ export const layer: Layer.Layer<WorkflowEngine | InngestWorkflowEngine, never, D
         )
 
       const interrupt: Encoded["interrupt"] = (workflow, id) =>
-        Effect.flatMap(
-          InngestWorkflows.resultEvent(InngestWorkflows.jobOf(workflow), id, Exit.interrupt(), eventPrefix),
-          (result) =>
-            once(
-              `interrupt ${workflow._tag} ${id}`,
-              Effect.as(
-                send(
-                  {
-                    name: eventPrefix + InngestEvent.workflowEvents.interrupted,
-                    data: { id, job: eventPrefix + workflow._tag }
-                  },
-                  ...(result === undefined ? [] : [result])
-                ),
-                null
-              )
-            )
-        )
+        Effect.gen(function* () {
+          const keys = yield* keyring
+          const result = yield* InngestWorkflows.resultEvent(
+            InngestWorkflows.jobOf(workflow),
+            id,
+            Exit.interrupt(),
+            { eventPrefix, keyring: keys }
+          )
+          const events = (yield* Effect.promise(() => keys.interrupted())).map((key) => ({
+            name: Mailbox.interruptedEvent(eventPrefix, key),
+            data: { id, job: eventPrefix + workflow._tag }
+          }))
+          yield* once(
+            `interrupt ${workflow._tag} ${id}`,
+            Effect.as(send(...events, ...(result === undefined ? [] : [result])), null)
+          )
+        })
 
       const engine = makeUnsafe({
         ...StepEngine.encoded,
@@ -190,11 +212,11 @@ export const layer: Layer.Layer<WorkflowEngine | InngestWorkflowEngine, never, D
         interrupt,
         interruptUnsafe: interrupt,
         resume: (workflow, executionId) =>
-          Effect.flatMap(keyOf(workflow, executionId, InngestSteps.resumedDeferred), (key) =>
+          Effect.flatMap(keyOf(workflow, executionId, Mailbox.resumedDeferred), (keys) =>
             once(
               `resume ${workflow._tag} ${executionId}`,
               Effect.as(
-                send({ name: eventPrefix + InngestEvent.workflowEvents.resumed, data: { key } }),
+                send(...keys.map((key) => ({ name: eventPrefix + Mailbox.events.resumed, data: { key } }))),
                 null
               )
             )

@@ -1,7 +1,17 @@
 // What needs no server: definitions, configuration, and requests as the server makes them.
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, ConfigProvider, Deferred, Effect, Exit, Layer, Logger, Redacted, Schema, Scope } from "effect"
-import { CronJob, Outcome, DefinitionError, Dispatcher, Job, type JobMessage, RetryPolicy } from "effect-jobs"
+import {
+  CronJob,
+  Outcome,
+  DefinitionError,
+  Dispatcher,
+  DomainEvent,
+  Job,
+  type JobMessage,
+  Listener,
+  RetryPolicy
+} from "effect-jobs"
 import { InngestClient, InngestDispatcher, InngestWorker } from "effect-jobs/inngest"
 import { Inngest } from "inngest"
 import { vi } from "vitest"
@@ -47,7 +57,23 @@ describe("InngestWorker", () => {
         yield* refusal([Slow], Slow.toLayer(nothing)),
         `"web.slow" can't wait for 1d 18h 40m after attempt 9 on Inngest: a retry comes after 1d at most.`
       )
-      assert.include(yield* refusal([Many, Many], Many.toLayer(nothing)), `the name "web.many"`)
+      assert.include(yield* refusal([Many, Many], Many.toLayer(nothing)), `"web.many" is in the list twice`)
+      class Mail extends Job.make("web.mail", { payload: {} }) {}
+      class Failure extends Job.make("web.mail-failure", { payload: {} }) {}
+      class Ours extends Job.make("effect-jobs.deferreds", { payload: {} }) {}
+      class Theirs extends Job.make("inngest/mail", { payload: {} }) {}
+      class Mailed extends DomainEvent.make("web.mail", { payload: {} }) {}
+      class OnMailed extends Listener.make("web.on-mailed", { event: Mailed }) {}
+      assert.include(
+        yield* refusal([Mail, Failure], Layer.merge(Mail.toLayer(nothing), Failure.toLayer(nothing))),
+        `"web.mail" and "web.mail-failure" can't both be jobs`
+      )
+      assert.include(yield* refusal([Ours], Ours.toLayer(nothing)), "the worker's own")
+      assert.include(yield* refusal([Theirs], Theirs.toLayer(nothing)), `begin with "inngest/"`)
+      assert.include(
+        yield* refusal([Mail, OnMailed], Layer.merge(Mail.toLayer(nothing), OnMailed.toLayer(nothing))),
+        `"web.mail" is a job, and an event that "web.on-mailed" listens to`
+      )
     })
   )
 
@@ -198,7 +224,8 @@ describe("InngestWorker", () => {
             id: "web",
             isDev: false,
             signingKey: Redacted.make("signkey-test-0123456789abcdef0123456789abcdef")
-          })
+          }).pipe(Layer.provide(Logger.layer([]))),
+          origin: "http://127.0.0.1:9"
         }
       )
       const answer = yield* Effect.promise(() => call(handler, Own.jobName, { n: 1 }))
@@ -294,7 +321,8 @@ describe("InngestClient", () => {
         { client: client.pipe(Layer.provideMerge(capture)) }
       )
       yield* Effect.promise(() => call(handler, Own.jobName, { n: 1 }))
-      assert.isTrue(logged.some((line) => line.startsWith("Error Inngest function error")))
+      // the runner says what has failed, and the SDK doesn't say it again
+      assert.isEmpty(logged.filter((line) => line.includes("Inngest function error")))
       for (const spy of spies) {
         assert.strictEqual(spy.mock.calls.length, 0)
         spy.mockRestore()
@@ -345,7 +373,7 @@ describe("InngestDispatcher", () => {
       )
       assert.strictEqual(
         error.message,
-        `"web.own" was rejected by InngestDispatcher.layer: its payload has a field "_effectJobs", the one name that is reserved there.`
+        `"web.own" was rejected by InngestDispatcher.layer: its payload has a field "_effectJobs", a name that is reserved there.`
       )
       assert.strictEqual(bodies.length, 1)
     })

@@ -2,7 +2,7 @@
 import { assert, it } from "@effect/vitest"
 import { Cause, Clock, Effect, Layer, Logger, Schema } from "effect"
 import { Job, Outcome, RetryPolicy } from "effect-jobs"
-import { InngestDispatcher, InngestWorker } from "effect-jobs/inngest"
+import { InngestDispatcher, InngestSteps, InngestWorker } from "effect-jobs/inngest"
 import { Activity, DurableClock } from "effect/workflow"
 import * as Inngest from "../support/Inngest.ts"
 import { holds } from "../support/inngestFaults.ts"
@@ -33,7 +33,9 @@ class LargeFailure extends Job.make("rules.large-failure", {
   error: Big,
   retry: { attempts: 1 }
 }) {}
+class Tools extends Job.make("rules.tools", { payload: {}, retry: fixed(2) }) {}
 const jobs = [
+  Tools,
   Activities,
   Slept,
   Late,
@@ -70,6 +72,31 @@ const handlers = (seen: Array<Seen>, failed: Map<string, unknown>) => {
       Effect.sync(() => void failed.set(what, Cause.squash(cause)))
   })
   return Layer.mergeAll(
+    Tools.toLayer(
+      () =>
+        Effect.gen(function* () {
+          yield* Effect.acquireRelease(note("acquired"), () => note("released"))
+          const { attempt } = yield* Job.CurrentRun
+          if (attempt === 1) return yield* Effect.fail("at once")
+          const sent = yield* InngestSteps.tool(
+            "event",
+            (step, id) => step.sendEvent(id, { name: "rules.nobody", data: {} }),
+            Schema.Struct({ ids: Schema.Array(Schema.String) })
+          )
+          const at = yield* InngestSteps.tool(
+            "time",
+            (step, id) =>
+              step.run(id, () => {
+                seen.push({ what: "tool", attempt, time: 0 })
+                return new Date(0)
+              }),
+            Schema.toCodecJson(Schema.Date)
+          )
+          yield* note(`tools ${sent.ids.length} ${at.getTime()}`)
+          return yield* Effect.fail("again")
+        }),
+      onFailure("tools")
+    ),
     Activities.toLayer(() => Effect.andThen(fine("before"), charge("activities")), onFailure("activities")),
     Slept.toLayer(() => Effect.andThen(nap, charge("slept")), onFailure("slept")),
     // no step before the first failure: the sleep and what follows are of the second attempt
@@ -197,6 +224,21 @@ onInngest("the rules on Inngest", () => {
             assert.deepStrictEqual(attemptsOf(of(`parallel ${name}`)), [2, 3], name)
           }
           assert.isAtMost(Math.max(...attemptsOf(seen)), 5)
+        }),
+      120_000
+    )
+
+    it.live(
+      `${suffix}: the tools of the SDK are steps like others`,
+      () =>
+        Effect.gen(function* () {
+          const { context, failed, of } = yield* app(checkpointing)
+          yield* Effect.provideContext(Tools.dispatch({}), context)
+          yield* holds(() => assert.isTrue(failed.has("tools")), 60_000)
+          assert.lengthOf(of("tool"), 1)
+          assert.deepStrictEqual(distinct(of("tools 1 0")), [2])
+          assert.isAtLeast(of("acquired").length, 2)
+          assert.lengthOf(of("released"), of("acquired").length)
         }),
       120_000
     )

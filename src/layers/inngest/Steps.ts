@@ -75,37 +75,27 @@ export interface Options extends Mailbox.Talk {
   readonly retried: boolean
 }
 
-export const make = (options: Options): RunState.RunSteps => {
-  const { attempt, eventPrefix, keyring, message, request, tools } = options
-  // what was recorded in this request isn't in its memo yet, and the SDK takes a step that is asked for again for
-  // another one
-  const here = new Map<string, Schema.Json>()
+/** The records of a run: what the server has memoized, and what was recorded since in this request. */
+class Records {
+  // the SDK takes a step that is asked for again in one request for another one
+  readonly here = new Map<string, Schema.Json>()
+  private kept: Promise<unknown> | undefined
+  readonly options: Options
 
-  const memo = async (id: string): Promise<Memoized[string] | undefined> =>
-    request.memoized[await InngestEvent.stepKey(id)]
-
-  let kept: Promise<unknown> | undefined
-  /** Before the first new step of an attempt that the server counts: with that step it forgets the count. */
-  const afterAttempt = <A>(id: string, step: () => Promise<A>): Promise<A> => {
-    request.decide(goesOn)
-    if (!options.retried) return step()
-    return memo(id)
-      .then((found) =>
-        found !== undefined
-          ? undefined
-          : (kept ??= tools.run(`attempt ${attempt}`, () => Promise.resolve({ attempt, exit: null })))
-      )
-      .then(step)
+  constructor(options: Options) {
+    this.options = options
   }
 
-  const run = runWith(options, here, afterAttempt)
+  async memo(id: string): Promise<Memoized[string] | undefined> {
+    return this.options.request.memoized[await InngestEvent.stepKey(id)]
+  }
 
-  const peek: RunState.RunSteps["peek"] = (id) =>
+  readonly peek: RunState.RunSteps["peek"] = (id) =>
     Effect.suspend(() => {
-      const json = here.get(id)
+      const json = this.here.get(id)
       if (json !== undefined) return Effect.succeed(Option.some(json))
       return Effect.map(
-        Effect.promise(() => memo(id)),
+        Effect.promise(() => this.memo(id)),
         (step) =>
           // sound: it was recorded by `run`
           step?.type === "data" ? Option.some(step.data as Schema.Json) : Option.none()
@@ -113,67 +103,106 @@ export const make = (options: Options): RunState.RunSteps => {
     })
 
   /**
+   * Before a step. With the first new one that it records, the server forgets the attempts that it has counted: they
+   * are recorded before it.
+   */
+  afterAttempt<A>(id: string, step: () => Promise<A>): Promise<A> {
+    const { attempt, request, retried, tools } = this.options
+    request.decide(goesOn)
+    if (!retried) return step()
+    const record = () =>
+      (this.kept ??= tools.run(`attempt ${attempt}`, () => Promise.resolve({ attempt, exit: null })))
+    return this.memo(id)
+      .then((found) => (found === undefined ? record() : undefined))
+      .then(step)
+  }
+
+  /**
    * Waits for a step of the SDK's. A new one never ends in its request, so it is given up when that was answered,
    * also in a finalizer, which else can't be interrupted.
    */
-  const waiting = <A>(id: string, step: () => Promise<A>): Effect.Effect<A> =>
-    Effect.interruptible(Effect.promise(() => afterAttempt(id, step)))
+  waiting<A>(id: string, step: () => Promise<A>): Effect.Effect<A> {
+    return Effect.interruptible(Effect.promise(() => this.afterAttempt(id, step)))
+  }
+}
 
-  const waitFrom = (step: string, keys: Mailbox.Keys, time: number): Effect.Effect<Schema.Json> => {
-    const id = time === 1 ? step : `${step} (${time})`
-    return Effect.flatMap(
-      waiting(id, () => Mailbox.hear(options, id, keys, waitTimeout)),
-      (exit) => (exit === undefined ? waitFrom(step, keys, time + 1) : Effect.succeed(exit))
-    )
+/** The deferreds that a run waits for, or completes itself. However often one is asked for, it is waited for once. */
+class Waits {
+  private readonly completions = new Map<string, Deferred.Deferred<Schema.Json>>()
+  private readonly waited = new Set<string>()
+  private readonly records: Records
+
+  constructor(records: Records) {
+    this.records = records
   }
 
-  const completions = new Map<string, Deferred.Deferred<Schema.Json>>()
-  const completion = (deferred: string) => {
-    let found = completions.get(deferred)
-    if (found === undefined) completions.set(deferred, (found = Deferred.makeUnsafe()))
+  completion(step: string): Deferred.Deferred<Schema.Json> {
+    let found = this.completions.get(step)
+    if (found === undefined) this.completions.set(step, (found = Deferred.makeUnsafe()))
     return found
   }
-  const waited = new Set<string>()
-  /** However often it is asked for, it is waited for once. */
-  const waitOnce = (step: string, of: Mailbox.Run, deferred: string): Effect.Effect<Schema.Json> =>
-    Effect.suspend(() => {
-      const done = completion(step)
-      if (waited.has(step)) return Deferred.await(done)
-      waited.add(step)
+
+  once(step: string, of: Mailbox.Run, deferred: string): Effect.Effect<Schema.Json> {
+    return Effect.suspend(() => {
+      const done = this.completion(step)
+      if (this.waited.has(step)) return Deferred.await(done)
+      this.waited.add(step)
       return Effect.flatMap(
-        Effect.promise(() => keyring.of(of, deferred)),
-        (keys) => Effect.raceFirst(Deferred.await(done), waitFrom(step, keys, 1))
+        Effect.promise(() => this.records.options.keyring.of(of, deferred)),
+        (keys) => Effect.raceFirst(Deferred.await(done), this.from(step, keys, 1))
       ).pipe(Effect.tap((exit) => Deferred.succeed(done, exit)))
     })
+  }
 
+  private from(step: string, keys: Mailbox.Keys, time: number): Effect.Effect<Schema.Json> {
+    const id = time === 1 ? step : `${step} (${time})`
+    return Effect.flatMap(
+      this.records.waiting(id, () => Mailbox.hear(this.records.options, id, keys, waitTimeout)),
+      (exit) => (exit === undefined ? this.from(step, keys, time + 1) : Effect.succeed(exit))
+    )
+  }
+}
+
+/** How `InngestSteps.tool` gets at the SDK's step tools. */
+export const tooling: unique symbol = Symbol.for("effect-jobs/InngestSteps/tooling")
+
+export interface InngestRunSteps extends RunState.RunSteps {
+  readonly [tooling]: <A>(id: string, use: (tools: StepTools) => Promise<A>) => Effect.Effect<A>
+}
+
+export const make = (options: Options): InngestRunSteps => {
+  const { eventPrefix, keyring, message, tools } = options
+  const records = new Records(options)
+  const waits = new Waits(records)
+  const run = runWith(records)
   return {
     run,
-    peek,
+    peek: records.peek,
     sleep: (id, duration) =>
-      Duration.isZero(duration) || here.has(id)
+      Duration.isZero(duration) || records.here.has(id)
         ? Effect.void
         : // a sleep there has whole seconds
           Effect.map(
-            waiting(id, () => tools.sleep(id, Math.ceil(Duration.toSeconds(duration)) * 1_000)),
-            () => void here.set(id, null)
+            records.waiting(id, () => tools.sleep(id, Math.ceil(Duration.toSeconds(duration)) * 1_000)),
+            () => void records.here.set(id, null)
           ),
     wait: (deferred) =>
-      Effect.flatMap(peek(RunState.completionId(deferred)), (recorded) =>
+      Effect.flatMap(records.peek(RunState.completionId(deferred)), (recorded) =>
         Option.isSome(recorded)
           ? Effect.succeed(recorded.value)
-          : waitOnce(`deferred ${deferred}`, message, deferred)
+          : waits.once(`deferred ${deferred}`, message, deferred)
       ),
     complete: (deferred, exit) =>
       Effect.flatMap(run(RunState.completionId(deferred), Effect.succeed(exit)), (first) =>
-        Deferred.succeed(completion(`deferred ${deferred}`), first)
+        Deferred.succeed(waits.completion(`deferred ${deferred}`), first)
       ),
     workflows: {
-      result: (name, id) => waitOnce(`result of ${name} ${id}`, { name, id }, Mailbox.resultDeferred),
+      result: (name, id) => waits.once(`result of ${name} ${id}`, { name, id }, Mailbox.resultDeferred),
       resumed: (time) =>
         Effect.flatMap(
           Effect.promise(() => keyring.of(message, Mailbox.resumedDeferred)),
           (keys) =>
-            waiting(`resumed ${time}`, () =>
+            records.waiting(`resumed ${time}`, () =>
               tools.waitForEvent(`resumed ${time}`, {
                 event: eventPrefix + Mailbox.events.resumed,
                 timeout: waitTimeout,
@@ -181,16 +210,14 @@ export const make = (options: Options): RunState.RunSteps => {
               })
             )
         )
-    }
+    },
+    [tooling]: (id, use) => records.waiting(id, () => use(tools))
   }
 }
 
 /** `RunState.RunSteps.run`: a step of the SDK's, whose body runs in a fiber of its own. */
-const runWith = (
-  { attempt, message, request, tools }: Options,
-  here: Map<string, Schema.Json>,
-  afterAttempt: <A>(id: string, step: () => Promise<A>) => Promise<A>
-): RunState.RunSteps["run"] => {
+const runWith = (records: Records): RunState.RunSteps["run"] => {
+  const { attempt, message, request, tools } = records.options
   const cut = (answer: Answer | undefined): Schema.Json =>
     // sound: an answer is JSON
     ({ interrupted: attempt, ...(answer === undefined ? undefined : { answer }) })
@@ -210,11 +237,13 @@ const runWith = (
             if (unwanted) fork(interrupt)
             return started.result
           }
-          afterAttempt(id, () => tools.run(id, body)).then(
-            // sound: `execute` gave JSON, and the server gives it back
-            (value) => resume(Effect.succeed(value as Schema.Json)),
-            (error: unknown) => resume(Effect.die(error))
-          )
+          records
+            .afterAttempt(id, () => tools.run(id, body))
+            .then(
+              // sound: `execute` gave JSON, and the server gives it back
+              (value) => resume(Effect.succeed(value as Schema.Json)),
+              (error: unknown) => resume(Effect.die(error))
+            )
           return Effect.suspend(() => {
             unwanted = true
             return interrupt
@@ -233,10 +262,10 @@ const runWith = (
 
   return (id, execute) =>
     Effect.suspend(() => {
-      const recorded = here.get(id)
+      const recorded = records.here.get(id)
       if (recorded !== undefined) return Effect.succeed(recorded)
       const kept = Effect.flatMap(execute, (json) => withinLimit(message, id, attempt, json))
-      return Effect.tap(from(id, kept, 1), (json) => Effect.sync(() => here.set(id, json)))
+      return Effect.tap(from(id, kept, 1), (json) => Effect.sync(() => records.here.set(id, json)))
     })
 }
 

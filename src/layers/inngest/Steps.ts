@@ -59,8 +59,9 @@ export const attemptOf = (memoized: Memoized, server: number): number => {
 /** The answer that this attempt came to in another request, when one of its activities was interrupted. */
 export const decidedIn = (memoized: Memoized, attempt: number): Answer | undefined => {
   for (const step of Object.values(memoized)) {
-    const cut = step.type === "data" ? Option.getOrUndefined(decodeInterrupted(step.data)) : undefined
-    if (cut?.interrupted === attempt && cut.answer !== undefined) return cut.answer
+    if (step.type !== "data" || interruptedIn(step.data) !== attempt) continue
+    const { answer } = Option.getOrElse(decodeInterrupted(step.data), () => ({ answer: undefined }))
+    if (answer !== undefined) return answer
   }
   return undefined
 }

@@ -87,7 +87,9 @@ export class InngestRequest {
   /** Interrupts what is left; `undefined` where nothing is. */
   close(): Promise<void> | undefined {
     this.answered = true
-    return this.fibers.size === 0 ? undefined : Effect.runPromise(Fiber.interruptAll(this.fibers))
+    // most end at once
+    for (const fiber of this.fibers) fiber.interruptUnsafe()
+    return this.fibers.size === 0 ? undefined : Effect.runPromise(Effect.asVoid(Fiber.awaitAll(this.fibers)))
   }
 
   private onFate(tell: (fate: Fate) => void): void {

@@ -201,15 +201,57 @@ describe("InngestWorker", () => {
       }
       yield* failure({ name: "Error", message: "refused", stack: "", cause })
       yield* failure({ name: "Error", message: "EOF", stack: "" })
+      yield* failure({
+        name: "InngestErrFunctionOverflowed",
+        message: "The function run exceeded the step limit of 1000 steps.",
+        stack: ""
+      })
       assert.deepStrictEqual(
         seen.map(([n]) => n),
-        [7, 7]
+        [7, 7, 7]
       )
       assert.deepStrictEqual(seen[0]?.[1], Cause.fail(new Refused({ code: 500, at: new Date(0) })))
-      const [, lost] = seen
+      const [, lost, refused] = seen
+      const server = refused === undefined ? undefined : Cause.squash(refused[1])
+      assert.instanceOf(server, InngestWorker.ServerFailed)
+      assert.match(server.message, /^Inngest's server failed "web.plain" \(id the-id\): .*step limit/)
       assert.instanceOf(lost === undefined ? undefined : Cause.squash(lost[1]), Outcome.WorkerLost)
       assert.match(errors[0] ?? "", /^"web.plain" \(id the-id\) failed in all of its 3 attempts/)
       assert.include(errors[1] ?? "", "EOF")
+    })
+  )
+
+  it.live("counts attempts on top of those that its steps were recorded in, and none after the last", () =>
+    Effect.gen(function* () {
+      const seen: Array<number> = []
+      const { handler } = yield* serving(
+        [Plain],
+        Plain.toLayer(() =>
+          Effect.gen(function* () {
+            seen.push((yield* Job.CurrentRun).attempt)
+            return yield* Effect.fail(new Refused({ code: 500, at: new Date(0) }))
+          })
+        )
+      )
+      const recorded = (attempt: number) => ({
+        a: { type: "data", data: { attempt: 1, exit: null } },
+        b: { type: "data", data: { attempt, exit: null } },
+        // of others: what a step of the SDK's own gave
+        c: { type: "data", data: { attempt: 99 } },
+        d: { type: "data", data: { interrupted: "99" } },
+        e: { type: "error", error: { name: "Error", message: "no" } }
+      })
+      const answer = (attempt: number, steps: object) =>
+        Effect.promise(() => call(handler, Plain.jobName, { n: 1 }, { attempt, steps }))
+      assert.strictEqual((yield* answer(1, {})).headers.get("x-inngest-no-retry"), "false")
+      assert.strictEqual((yield* answer(0, recorded(2))).headers.get("x-inngest-no-retry"), "false")
+      assert.strictEqual((yield* answer(1, recorded(2))).headers.get("x-inngest-no-retry"), "true")
+      assert.deepStrictEqual(seen, [2, 2, 3])
+      // the worker died in the last attempt, and the server asks for one more
+      const lost = yield* answer(1, recorded(3))
+      assert.strictEqual(lost.headers.get("x-inngest-no-retry"), "true")
+      assert.match(JSON.stringify(lost.body), /was lost in attempt 3, the last one/)
+      assert.lengthOf(seen, 3)
     })
   )
 

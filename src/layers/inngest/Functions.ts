@@ -66,7 +66,8 @@ export type Needs<Jobs extends ReadonlyArray<Listed>> = HandlersOf<Jobs[number]>
  * The plain Inngest functions of a list of jobs, for one's own `serve`, and those that deliver the completions of
  * their deferreds and the results of workflows. They run with the services of this effect's environment, until
  * its scope closes. An invalid list (two jobs of one name, more than 21 attempts, a workflow without a handler)
- * dies with a `DefinitionError`.
+ * dies with a `DefinitionError`. Outside of dev mode give that `serve` a `serveOrigin`, or a stranger's request may
+ * register the app elsewhere.
  */
 export const functions = <const Jobs extends ReadonlyArray<Listed>>(
   list: Jobs,

@@ -88,6 +88,13 @@ export class InngestClient extends Context.Service<
     )
 }
 
+type Variables = NonNullable<Parameters<Inngest["setEnvVars"]>[0]>
+
+const sameVariables = (one: Variables, other: Variables): boolean => {
+  const names = Object.keys(one)
+  return names.length === Object.keys(other).length && names.every((name) => one[name] === other[name])
+}
+
 /**
  * The SDK reads all of `process.env` for the headers of every request, which with 35 variables takes as long as
  * everything that a dispatch does here: they are made once, and again when the SDK is given other variables.
@@ -95,6 +102,7 @@ export class InngestClient extends Context.Service<
  */
 class Client extends Inngest {
   private made: Record<string, string> | undefined
+  private given: Variables | undefined
 
   toJSON() {
     return { _id: "effect-jobs/InngestClient", id: this.id, mode: this.mode }
@@ -108,8 +116,13 @@ class Client extends Inngest {
     return (this.made ??= super.headers)
   }
 
+  /** The SDK's handlers give it the same variables with each request, twice. */
   override setEnvVars(...args: Parameters<Inngest["setEnvVars"]>): this {
-    this.made = undefined
+    const [given] = args
+    if (given === undefined || this.given === undefined || !sameVariables(this.given, given)) {
+      this.made = undefined
+      this.given = given
+    }
     return super.setEnvVars(...args)
   }
 }

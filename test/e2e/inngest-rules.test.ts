@@ -34,7 +34,11 @@ class LargeFailure extends Job.make("rules.large-failure", {
   retry: { attempts: 1 }
 }) {}
 class Tools extends Job.make("rules.tools", { payload: {}, retry: fixed(2) }) {}
+class Child extends Job.make("rules.child", { payload: { n: Schema.Int } }) {}
+class Parent extends Job.make("rules.parent", { payload: {}, retry: fixed(2) }) {}
 const jobs = [
+  Child,
+  Parent,
   Tools,
   Activities,
   Slept,
@@ -72,6 +76,19 @@ const handlers = (seen: Array<Seen>, failed: Map<string, unknown>) => {
       Effect.sync(() => void failed.set(what, Cause.squash(cause)))
   })
   return Layer.mergeAll(
+    Child.toLayer(({ n }) => note(`child ${n}`)),
+    Parent.toLayer(() =>
+      Effect.gen(function* () {
+        const { attempt } = yield* Job.CurrentRun
+        yield* fine("before")
+        yield* Child.dispatch({ n: 1 })
+        yield* nap
+        if (attempt === 1) return yield* Effect.fail("once more")
+        yield* fine("after")
+        yield* Child.dispatch({ n: 2 })
+        yield* note("parent")
+      })
+    ),
     Tools.toLayer(
       () =>
         Effect.gen(function* () {
@@ -224,6 +241,20 @@ onInngest("the rules on Inngest", () => {
             assert.deepStrictEqual(attemptsOf(of(`parallel ${name}`)), [2, 3], name)
           }
           assert.isAtMost(Math.max(...attemptsOf(seen)), 5)
+        }),
+      120_000
+    )
+
+    it.live(
+      `${suffix}: a handler with steps that dispatches a child has one child, in all its calls and attempts`,
+      () =>
+        Effect.gen(function* () {
+          const { context, of } = yield* app(checkpointing)
+          yield* Effect.provideContext(Parent.dispatch({}), context)
+          yield* holds(() => assert.isNotEmpty(of("parent")), 60_000)
+          yield* holds(() => assert.isNotEmpty(of("child 2")), 30_000)
+          yield* Effect.sleep("2 seconds")
+          for (const child of ["child 1", "child 2"]) assert.lengthOf(of(child), 1, child)
         }),
       120_000
     )

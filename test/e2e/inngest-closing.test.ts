@@ -34,7 +34,7 @@ const start = (told: Partial<Closing.Told> & Pick<Closing.Told, "transport" | "s
     )
     child.stdout.on("data", (chunk: Buffer) => lines.push(...String(chunk).trim().split("\n")))
     const exited = new Promise<number | null>((resolve) => child.once("exit", (code) => resolve(code)))
-    const says = (what: string, patience = 30_000) =>
+    const says = (what: string) =>
       holds(
         () =>
           assert.isTrue(

@@ -35,13 +35,11 @@ const start = (told: Partial<Closing.Told> & Pick<Closing.Told, "transport" | "s
     child.stdout.on("data", (chunk: Buffer) => lines.push(...String(chunk).trim().split("\n")))
     const exited = new Promise<number | null>((resolve) => child.once("exit", (code) => resolve(code)))
     const says = (what: string) =>
-      holds(
-        () =>
-          assert.isTrue(
-            lines.some((line) => line.startsWith(what)),
-            lines.join(", ")
-          ),
-        patience
+      holds(() =>
+        assert.isTrue(
+          lines.some((line) => line.startsWith(what)),
+          lines.join(", ")
+        )
       )
     /** How long the process lived after SIGTERM. */
     const terminated = Effect.gen(function* () {

@@ -5,9 +5,10 @@ import { freePort } from "./freePort.ts"
 import * as Inngest from "./Inngest.ts"
 
 /** A client that has the keys of a server started with `Inngest.keys`. */
-export const keyed = (server: Pick<Inngest.Server, "url">, id: string) =>
+export const keyed = (server: Pick<Inngest.Server, "url">, id: string, eventPrefix = "") =>
   Inngest.client(server, {
     id,
+    eventPrefix,
     isDev: false,
     eventKey: Inngest.eventKey,
     signingKey: Inngest.signingKey

@@ -216,6 +216,8 @@ export const make = (options: Options): InngestRunSteps => {
   }
 }
 
+const nthOf = (id: string, time: number): string => (time === 1 ? id : `${id} again ${time}`)
+
 /** `RunState.RunSteps.run`: a step of the SDK's, whose body runs in a fiber of its own. */
 const runWith = (records: Records): RunState.RunSteps["run"] => {
   const { attempt, message, request, tools } = records.options
@@ -255,10 +257,14 @@ const runWith = (records: Records): RunState.RunSteps["run"] => {
 
   /** One that was interrupted runs again in the next attempt, and in the same one it isn't waited for in vain. */
   const from = (id: string, execute: Effect.Effect<Schema.Json>, time: number): Effect.Effect<Schema.Json> =>
-    Effect.flatMap(step(time === 1 ? id : `${id} again ${time}`, execute), (value) => {
+    Effect.flatMap(step(nthOf(id, time), execute), (value) => {
       const interrupted = interruptedIn(value)
       if (interrupted === undefined) return Effect.succeed(value)
-      return interrupted < attempt ? from(id, execute, time + 1) : Effect.never
+      if (interrupted < attempt) return from(id, execute, time + 1)
+      // the attempts of a workflow are the server's count, which isn't the last one's after a step
+      return Effect.flatMap(records.peek(nthOf(id, time + 1)), (next) =>
+        Option.isSome(next) ? from(id, execute, time + 1) : Effect.never
+      )
     })
 
   return (id, execute) =>

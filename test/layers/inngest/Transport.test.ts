@@ -154,6 +154,16 @@ describe("InngestWorker over HTTP", () => {
     })
   )
 
+  it.live("streams its answer, so that a proxy sees that something comes", () =>
+    Effect.gen(function* () {
+      const { handler } = yield* serving({ streaming: true }, dev)
+      const answer = yield* ask(handler, call(event))
+      assert.strictEqual(answer.status, 201)
+      const { body, status }: { readonly status?: number; readonly body?: string } = JSON.parse(answer.text)
+      assert.deepStrictEqual([status, body], [200, "null"])
+    })
+  )
+
   it.live("toWebHandler builds its layer again after it has failed", () =>
     Effect.gen(function* () {
       let up = false

@@ -5,6 +5,7 @@
 import { Effect, Layer, ManagedRuntime, Schema } from "effect"
 import { Dispatcher, Job } from "effect-jobs"
 import { InngestClient, InngestDispatcher, InngestWorker } from "effect-jobs/inngest"
+import { Activity } from "effect/workflow"
 import { Inngest as Sdk } from "inngest"
 import { serve } from "inngest/edge"
 import * as Inngest from "../test/support/Inngest.ts"
@@ -12,10 +13,14 @@ import { median, type Row } from "./Row.ts"
 
 const repetitions = 5
 
-class Noop extends Job.make("bench.noop", {
-  payload: { to: Schema.String, n: Schema.Int },
+const payload = { to: Schema.String, n: Schema.Int }
+class Noop extends Job.make("bench.noop", { payload, timeout: "30 seconds" }) {}
+/** One activity, in a call of its own: the call after it finds it done. */
+class Stepped extends Job.make("bench.stepped", {
+  payload,
+  success: Schema.Int,
   timeout: "30 seconds"
-}) {}
+}).annotate(InngestWorker.FunctionOptions, { checkpointing: false }) {}
 
 const micros = (values: ReadonlyArray<number>) => `${(median(values) * 1_000).toFixed(0)} µs`
 
@@ -43,56 +48,89 @@ const inTurns = async <const Calls extends ReadonlyArray<Call>>(
   return took.map(median) as unknown as { readonly [K in keyof Calls]: number }
 }
 
-const request = (app: string) => () =>
-  new Request(`http://127.0.0.1/api/inngest?fnId=${app}-${Noop.jobName}&stepId=step`, {
+const request = (job: string, steps: Record<string, unknown> = {}) =>
+  new Request(`http://127.0.0.1/api/inngest?fnId=bench-${job}&stepId=step`, {
     method: "POST",
     headers: { host: "127.0.0.1", "content-type": "application/json" },
     body: JSON.stringify({
       version: 2,
-      event: { id: "1", name: Noop.jobName, data: { to: "ada@example.com", n: 1 }, ts: 1_000 },
+      event: { id: "1", name: job, data: { to: "ada@example.com", n: 1 }, ts: 1_000 },
       events: [],
-      steps: {},
+      steps,
       ctx: {
         run_id: "01",
         attempt: 0,
         disable_immediate_execution: false,
         use_api: false,
-        stack: { stack: [], current: 0 }
+        stack: { stack: Object.keys(steps), current: Object.keys(steps).length }
       }
     })
   })
 
-const worker = async (): Promise<ReadonlyArray<Row>> => {
-  let runs = 0
-  const ours = InngestWorker.toWebHandler(
-    [Noop],
-    Layer.mergeAll(
-      Noop.toLayer(() => Effect.sync(() => void runs++)),
-      Layer.succeed(Dispatcher, { send: () => Effect.void }),
-      InngestClient.layer({ id: "bench", isDev: true, baseUrl: "http://127.0.0.1:9" })
-    )
-  )
+/** The plain SDK's functions, with the same bodies. */
+const plainHandler = (count: () => number) => {
   const sdk = new Sdk({ id: "bench", isDev: true, baseUrl: "http://127.0.0.1:9" })
-  const plain = serve({
+  return serve({
     client: sdk,
     functions: [
       sdk.createFunction(
         { id: Noop.jobName, retries: 0, triggers: [{ event: Noop.jobName }] },
-        async () => void runs++
+        async () => void count()
+      ),
+      sdk.createFunction(
+        { id: Stepped.jobName, retries: 0, triggers: [{ event: Stepped.jobName }], checkpointing: false },
+        ({ step }) => step.run("count", count)
       )
     ]
   })
-  const make = request("bench")
-  const check = async (response: Response) => {
-    if (response.status !== 200) throw new Error(await response.text())
-    await response.text()
-  }
-  const callOurs = async () => check(await ours.handler(make()))
-  const callTheirs = async () => check(await plain(make()))
-  await inTurns({ turns: 4, calls: 500 }, callOurs, callTheirs)
-  const measured: Array<readonly [number, number]> = []
+}
+
+type Handler = (request: Request) => Promise<Response>
+
+const callNoop = (handler: Handler) => async () => {
+  const response = await handler(request(Noop.jobName))
+  if (response.status !== 200) throw new Error(await response.text())
+  await response.text()
+}
+
+/** A run of one step: the call that runs it, and the one that finds it done. */
+const callStepped = (handler: Handler) => async () => {
+  const first = await handler(request(Stepped.jobName))
+  const text = await first.text()
+  if (first.status !== 206) throw new Error(text)
+  // sound: what the SDK answers at a step
+  const [op] = JSON.parse(text) as ReadonlyArray<{ readonly id: string; readonly data: unknown }>
+  const memo = { [op?.id ?? ""]: { type: "data", data: op?.data } }
+  const second = await handler(request(Stepped.jobName, memo))
+  if (second.status !== 200) throw new Error(await second.text())
+  await second.text()
+}
+
+const worker = async (): Promise<ReadonlyArray<Row>> => {
+  let runs = 0
+  const count = () => ++runs
+  const ours = InngestWorker.toWebHandler(
+    [Noop, Stepped],
+    Layer.mergeAll(
+      Noop.toLayer(() => Effect.sync(() => void count())),
+      Stepped.toLayer(() =>
+        Activity.make({ name: "count", success: Schema.Int, execute: Effect.sync(count) })
+      ),
+      Layer.succeed(Dispatcher, { send: () => Effect.void }),
+      InngestClient.layer({ id: "bench", isDev: true, baseUrl: "http://127.0.0.1:9" })
+    )
+  )
+  const plain = plainHandler(count)
+  const sides = [
+    callNoop(ours.handler),
+    callNoop(plain),
+    callStepped(ours.handler),
+    callStepped(plain)
+  ] as const
+  await inTurns({ turns: 4, calls: 300 }, ...sides)
+  const measured: Array<readonly [number, number, number, number]> = []
   for (let repetition = 0; repetition < repetitions; repetition++) {
-    measured.push(await inTurns({ turns: 40, calls: 100 }, callOurs, callTheirs))
+    measured.push(await inTurns({ turns: 40, calls: 50 }, ...sides))
   }
   await ours.dispose()
   return [
@@ -100,6 +138,11 @@ const worker = async (): Promise<ReadonlyArray<Row>> => {
       name: "worker's call / plain SDK function",
       ratios: measured.map(([ours, theirs]) => ours / theirs),
       note: `${micros(measured.map(([ours]) => ours))} / ${micros(measured.map(([, theirs]) => theirs))}`
+    },
+    {
+      name: "a run of one activity / plain SDK function of one step, two calls",
+      ratios: measured.map(([, , ours, theirs]) => ours / theirs),
+      note: `${micros(measured.map(([, , ours]) => ours))} / ${micros(measured.map(([, , , theirs]) => theirs))}`
     }
   ]
 }

@@ -216,6 +216,32 @@ onInngest("workflows on Inngest", () => {
       )
     }
 
+    it.live(
+      "a run that is cancelled on the server's screens: who waits for its result gets the interruption",
+      () =>
+        Effect.gen(function* () {
+          const server = yield* Inngest.make(["dev"])
+          const seen: Array<string> = []
+          const { layer } = handlers(seen)
+          const context = yield* Layer.build(
+            Inngest.overHttp(everything, { onError: () => Effect.void }).pipe(
+              Layer.provide(layer),
+              Layer.provideMerge(InngestWorkflowEngine.layer),
+              Layer.provideMerge(InngestDispatcher.layer),
+              Layer.provide(Inngest.client(server))
+            )
+          )
+          yield* Effect.gen(function* () {
+            const watched = yield* Effect.forkChild(Effect.exit(Approved.execute({ id: "x" })))
+            yield* holds(() => assert.isTrue(seen.some((entry) => entry.startsWith("token "))))
+            yield* holds(() => Inngest.cancelRunsOf(server, Approved._tag))
+            const exit = yield* Fiber.join(watched)
+            assert.isTrue(Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause))
+          }).pipe(Effect.provideContext(context))
+        }),
+      120_000
+    )
+
     it.effect("a workflow without a handler is refused when the worker is built", () =>
       Effect.gen(function* () {
         const exit = yield* Effect.exit(

@@ -175,7 +175,8 @@ onInngest("Inngest", () => {
 
         const { handler, dispose } = InngestWorker.toWebHandler(
           jobs,
-          Layer.mergeAll(handlers(seen), InngestDispatcher.layer).pipe(Layer.provideMerge(signed))
+          Layer.mergeAll(handlers(seen), InngestDispatcher.layer).pipe(Layer.provideMerge(signed)),
+          { origin: "http://127.0.0.1:9" }
         )
         const response = yield* Effect.promise(() =>
           handler(

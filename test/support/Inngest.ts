@@ -132,20 +132,21 @@ export const register = (app: string): Effect.Effect<void> =>
 /** An Effect HTTP server with the worker's route, known to its Inngest server. */
 export const overHttp = <const Jobs extends ReadonlyArray<InngestWorker.Listed>>(
   jobs: Jobs,
-  options: InngestWorker.Options = {},
+  options: InngestWorker.HttpOptions = {},
   app?: number
 ): Layer.Layer<never, unknown, InngestWorker.Needs<Jobs>> =>
   Layer.unwrap(
     Effect.gen(function* () {
       const port = app ?? (yield* freePort)
       // sound: what the compiler can't compute for a list of jobs that is a type parameter
-      const routes = InngestWorker.layer(jobs, { ...options, path }) as Layer.Layer<
+      const origin = `http://127.0.0.1:${port}`
+      const routes = InngestWorker.layer(jobs, { origin, ...options, path }) as Layer.Layer<
         never,
         never,
         HttpRouter.HttpRouter
       >
       return Layer.provide(
-        Layer.effectDiscard(Effect.suspend(() => register(`http://127.0.0.1:${port}`))),
+        Layer.effectDiscard(Effect.suspend(() => register(origin))),
         HttpRouter.serve(routes, { disableLogger: true, disableListenLog: true }).pipe(
           Layer.provideMerge(NodeHttpServer.layer(createServer, { port, host: "127.0.0.1" }))
         )
@@ -207,6 +208,22 @@ export const runsOf = (
 ): Promise<ReadonlyArray<Run>> =>
   // the server keeps an answer for 15 seconds, by the whole address
   get(server, `events/${event}/runs?look=${performance.now()}`, authorized)
+
+/** Cancels what runs for events of this name, as its screens do. Rejects while there is nothing. */
+export const cancelRunsOf = async (server: Pick<Server, "url">, name: string): Promise<void> => {
+  const events = await get<{ readonly internal_id: string }>(
+    server,
+    `events?name=${name}&limit=10&look=${performance.now()}`,
+    false
+  )
+  const runs = await Promise.all(events.map(({ internal_id }) => runsOf(server, internal_id)))
+  const ids = runs.flat().map(({ run_id }) => run_id)
+  if (ids.length === 0) throw new Error(`there are no runs for "${name}"`)
+  for (const id of ids) {
+    const { ok, status } = await fetch(`${server.url}/v1/runs/${id}`, { method: "DELETE" })
+    if (!ok) throw new Error(`run ${id} wasn't cancelled: ${status}`)
+  }
+}
 
 /** How many events of this name have a run, due or done, that the server has written down. */
 export const written = async (

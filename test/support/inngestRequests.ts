@@ -58,7 +58,7 @@ export const call = async (
 export const serving = <const Jobs extends ReadonlyArray<Job.Any>>(
   jobs: Jobs,
   handlers: Layer.Layer<Job.HandlerOf<Jobs[number]>>,
-  options: InngestWorker.Options & { readonly client?: Layer.Layer<InngestClient> } = {}
+  options: InngestWorker.HttpOptions & { readonly client?: Layer.Layer<InngestClient> } = {}
 ) =>
   Effect.acquireRelease(
     Effect.sync(() =>

@@ -8,10 +8,22 @@ import * as Schema from "effect/Schema"
 import { tickMessage } from "../../internal/ticks.ts"
 import type { JobMessage, DispatchRequest } from "../../Dispatcher.ts"
 import type * as Job from "../../Job.ts"
-import * as RunRecords from "../../internal/RunRecords.ts"
 
 /** Beside the payload's own fields, which therefore can't have this name. */
 export const reservedKey = "_effectJobs"
+
+/** Fields that a payload can't have: the server drops the second one. */
+const reservedFields = [reservedKey, "_inngest"]
+
+/** The first of a payload's fields that can't arrive. */
+export const reservedField = (payload: Schema.Json): string | undefined =>
+  isRecord(payload) ? reservedFields.find((field) => Object.hasOwn(payload, field)) : undefined
+
+/** Events of this name are the server's own: it refuses them, in a request that may have others. */
+export const isReservedName = (name: string): boolean => name.startsWith("inngest/")
+
+/** The SDK adds the time to an event that has none, and the server counts it: `,"ts":1767225600000`. */
+export const addedTime = 19
 
 /** An event as it is sent. */
 export interface OutgoingEvent {
@@ -29,6 +41,9 @@ export interface IncomingEvent {
   readonly ts?: number | undefined
 }
 
+/** A time that a Date can be of. */
+const isTime = (millis: number): boolean => Math.abs(millis) <= 8.64e15
+
 const Meta = Schema.Struct({
   dispatchedAt: Schema.optionalKey(Schema.Finite),
   trace: Schema.optionalKey(Schema.String),
@@ -40,36 +55,6 @@ const decodeTick = Schema.decodeUnknownOption(Schema.Struct({ scheduledAt: Schem
 
 const isRecord = (value: unknown): value is Record<string, Schema.Json> =>
   typeof value === "object" && value !== null && !Array.isArray(value)
-
-/**
- * The events about deferreds; the `key` in the data of each says which one it is about. A waiting run hears only
- * what is sent after it began to wait, so a completion is kept by a function of its own, which delivers it when
- * it is there and again whenever the run says that it waits, until the run says that it has it.
- */
-export const deferredEvents = {
-  completed: "effect-jobs/deferred.completed",
-  delivered: "effect-jobs/deferred.delivered",
-  heard: "effect-jobs/deferred.heard"
-} as const
-
-/**
- * The events about executions of workflows. The result of one is a deferred of its run, kept in the same way.
- */
-export const workflowEvents = {
-  /** Who isn't a run asks for a result: the answer is the output of the function that this starts. */
-  asked: "effect-jobs/workflow.asked",
-  interrupted: "effect-jobs/workflow.interrupted",
-  resumed: "effect-jobs/workflow.resumed"
-} as const
-
-/** Matches the events of one deferred; keys need no quoting. */
-export const aboutDeferred = (key: string): string => `async.data.key == '${key}'`
-
-/** One deferred of one run as a word that needs no quotes in an expression. */
-export const deferredKey = async (run: { readonly name: string; readonly id: string }, deferred: string) => {
-  const bytes = new TextEncoder().encode(JSON.stringify([run.name, run.id, deferred]))
-  return hex(await crypto.subtle.digest("SHA-256", bytes))
-}
 
 /** The ids of the SDK's memoized steps are hashed: SHA-1, in hex. */
 export const stepKey = async (id: string) =>
@@ -92,43 +77,26 @@ export const fromRequest = (
   }
 }
 
-/** The event of a completion. */
-export const fromCompletion = ({ message }: DispatchRequest, prefix: string): Promise<OutgoingEvent> => {
-  const { deferred = "", exit = null } = RunRecords.completionOf(message) ?? {}
-  return completed(message, deferred, exit, prefix)
-}
-
-/** Tells that a deferred of this run was completed; with `kept`, for all who wait, and not only for the run. */
-export const completed = async (
-  { id, name }: { readonly name: string; readonly id: string },
-  deferred: string,
-  exit: Schema.Json,
-  prefix: string,
-  kept?: { readonly kept: true }
-): Promise<OutgoingEvent> => {
-  const key = await deferredKey({ name, id }, deferred)
-  return {
-    name: prefix + deferredEvents.completed,
-    id: key,
-    data: { key, job: name, id, deferred, exit, ...kept }
-  }
-}
-
 /** The message that an event is for this job. An event that nobody dispatched has been dispatched when it came. */
 export const toMessage = (job: Job.Any, event: IncomingEvent, now: number): JobMessage => {
   if (job.trigger._tag === "Cron") return tickMessage(job, tickTime(event, now))
-  const { id = "", ts = now } = event
+  const { id = "" } = event
+  const ts = event.ts !== undefined && isTime(event.ts) ? event.ts : now
   // sound: it was parsed from JSON
   const json = event.data as Schema.Json
   if (!isRecord(json)) return { id, name: job.jobName, payload: json, dispatchedAt: ts }
   const { [reservedKey]: reserved, ...payload } = json
   const meta: typeof Meta.Type =
     reserved === undefined ? {} : Option.getOrElse(decodeMeta(reserved), () => ({}))
+  const { dispatchedAt = ts } = meta
+  // only what can't be the data itself is hidden in it: what `concurrency.key` sees is what the handler gets
+  const alone = Object.keys(payload).length === 0 && !isRecord(meta.payload)
+  const hidden = alone ? meta.payload : undefined
   return {
     id,
     name: job.jobName,
-    payload: meta.payload ?? payload,
-    dispatchedAt: meta.dispatchedAt ?? ts,
+    payload: hidden ?? payload,
+    dispatchedAt: isTime(dispatchedAt) ? dispatchedAt : ts,
     ...(meta.trace === undefined ? undefined : { trace: meta.trace })
   }
 }

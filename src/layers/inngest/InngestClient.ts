@@ -14,6 +14,7 @@ import * as Redacted from "effect/Redacted"
 import { MinimumLogLevel } from "effect/References"
 import { type ClientOptions, Inngest, type Logger } from "inngest"
 import { checkedDuration } from "../../internal/checks.ts"
+import { isAnswer } from "./Answer.ts"
 
 /** The SDK's own options, with keys that are never printed, and with what the dispatcher needs to know. */
 export interface InngestClientOptions extends Omit<
@@ -87,19 +88,41 @@ export class InngestClient extends Context.Service<
     )
 }
 
+type Variables = NonNullable<Parameters<Inngest["setEnvVars"]>[0]>
+
+const sameVariables = (one: Variables, other: Variables): boolean => {
+  const names = Object.keys(one)
+  return names.length === Object.keys(other).length && names.every((name) => one[name] === other[name])
+}
+
 /**
  * The SDK reads all of `process.env` for the headers of every request, which with 35 variables takes as long as
  * everything that a dispatch does here: they are made once, and again when the SDK is given other variables.
+ * Printed, it says nothing of its keys, which are among its fields and its variables.
  */
 class Client extends Inngest {
   private made: Record<string, string> | undefined
+  private given: Variables | undefined
+
+  toJSON() {
+    return { _id: "effect-jobs/InngestClient", id: this.id, mode: this.mode }
+  }
+
+  [Symbol.for("nodejs.util.inspect.custom")]() {
+    return this.toJSON()
+  }
 
   override get headers(): Record<string, string> {
     return (this.made ??= super.headers)
   }
 
+  /** The SDK's handlers give it the same variables with each request, twice. */
   override setEnvVars(...args: Parameters<Inngest["setEnvVars"]>): this {
-    this.made = undefined
+    const [given] = args
+    if (given === undefined || this.given === undefined || !sameVariables(this.given, given)) {
+      this.made = undefined
+      this.given = given
+    }
     return super.setEnvVars(...args)
   }
 }
@@ -122,6 +145,12 @@ const devOptions = (dev: string | undefined): Pick<InngestClientOptions, "isDev"
   return { isDev: true, baseUrl: dev }
 }
 
+/** Whether this is the SDK's line for a failure of a job, which was logged where it was decided. */
+const repeats = (args: ReadonlyArray<unknown>): boolean =>
+  args.some(
+    (arg) => isAnswer(arg) || (typeof arg === "object" && arg !== null && "err" in arg && isAnswer(arg.err))
+  )
+
 /** The SDK logs strings and records, an error among them under `err`. */
 const effectLogger = (context: Context.Context<never>): Logger & { readonly flush: () => Promise<void> } => {
   const run = Effect.runForkWith(context)
@@ -130,7 +159,7 @@ const effectLogger = (context: Context.Context<never>): Logger & { readonly flus
     (level: LogLevel.Severity) =>
     (...args: ReadonlyArray<unknown>): void => {
       // it says much at debug level, in every request
-      if (LogLevel.isGreaterThan(minimum, level)) return
+      if (LogLevel.isGreaterThan(minimum, level) || repeats(args)) return
       const messages: Array<unknown> = []
       const annotations: Record<string, unknown> = { logger: "inngest" }
       for (const arg of args) {

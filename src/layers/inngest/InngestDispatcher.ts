@@ -12,8 +12,10 @@ import {
   Rejected,
   Unavailable
 } from "../../DispatchError.ts"
+import { completionOf } from "../../internal/RunRecords.ts"
 import { InngestClient } from "./InngestClient.ts"
 import * as InngestEvent from "./Event.ts"
+import * as Mailbox from "./Mailbox.ts"
 
 /** The server's limits: one event's bytes as JSON, and how many events one request has (pkg/consts/consts.go). */
 export const maxEventSize = 3 * 1024 * 1024
@@ -34,6 +36,7 @@ const maxEvents = 5_000
 export const layer: Layer.Layer<Dispatcher, never, InngestClient> = Layer.effect(
   Dispatcher,
   Effect.map(InngestClient, ({ client, eventPrefix, sendTimeout }) => {
+    const talk = { eventPrefix, keyring: Mailbox.keyring(client) }
     const send = ([first, ...more]: Batch) =>
       Effect.timeoutOrElse(
         Effect.tryPromise({
@@ -50,9 +53,9 @@ export const layer: Layer.Layer<Dispatcher, never, InngestClient> = Layer.effect
     return {
       send: ([first, ...more]) =>
         more.length === 0
-          ? Effect.flatMap(sized(first, eventPrefix), (event) => send([event]))
+          ? Effect.flatMap(sized(first, talk), (event) => send([event]))
           : Effect.flatMap(
-              Effect.forEach([first, ...more], (request) => sized(request, eventPrefix)),
+              Effect.forEach([first, ...more], (request) => sized(request, talk)),
               (events) => Effect.forEach(batches(events), send, { discard: true })
             )
     }
@@ -68,34 +71,48 @@ type Batch = readonly [Sized, ...Array<Sized>]
 
 const utf8 = new TextEncoder()
 
-const sized = (request: DispatchRequest, prefix: string): Effect.Effect<Sized, DispatchError> => {
+interface Talk {
+  readonly eventPrefix: string
+  readonly keyring: Mailbox.Keyring | undefined
+}
+
+const sized = (
+  request: DispatchRequest,
+  { eventPrefix, keyring }: Talk
+): Effect.Effect<Sized, DispatchError> => {
   const job = request.message.name
-  const { payload } = request.message
-  if (typeof payload === "object" && payload !== null && InngestEvent.reservedKey in payload) {
-    return Effect.fail(
-      DispatchError.of(
-        new Rejected({
-          job,
-          engine: "InngestDispatcher.layer",
-          detail: `its payload has a field "${InngestEvent.reservedKey}", the one name that is reserved there`
-        })
-      )
-    )
-  }
+  const refused = (detail: string) =>
+    Effect.fail(DispatchError.of(new Rejected({ job, engine: "InngestDispatcher.layer", detail })))
   const checked = (event: InngestEvent.OutgoingEvent): Effect.Effect<Sized, DispatchError> => {
-    const size = utf8.encode(JSON.stringify(event)).length
+    const written = utf8.encode(JSON.stringify(event)).length
+    const size = event.ts === undefined ? written + InngestEvent.addedTime : written
     return size > maxEventSize
       ? Effect.fail(
           DispatchError.of(new PayloadTooLarge({ job, engine: "Inngest", size, limit: maxEventSize }))
         )
       : Effect.succeed({ job, event, size })
   }
-  return request.kind === "completion"
-    ? Effect.flatMap(
-        Effect.promise(() => InngestEvent.fromCompletion(request, prefix)),
-        checked
-      )
-    : checked(InngestEvent.fromRequest(request, prefix))
+  if (request.kind === "completion") {
+    const { deferred = "", exit = null } = completionOf(request.message) ?? {}
+    return keyring === undefined
+      ? refused(
+          "only who has the signing key completes a deferred there, and this client has none (INNGEST_SIGNING_KEY)"
+        )
+      : Effect.flatMap(
+          Effect.promise(() =>
+            Mailbox.completed({ run: request.message, deferred, exit }, { eventPrefix, keyring })
+          ),
+          checked
+        )
+  }
+  const reserved = InngestEvent.reservedField(request.message.payload)
+  if (reserved !== undefined) {
+    return refused(`its payload has a field "${reserved}", a name that is reserved there`)
+  }
+  if (InngestEvent.isReservedName(eventPrefix + job)) {
+    return refused(`names that begin with "inngest/" are reserved there`)
+  }
+  return checked(InngestEvent.fromRequest(request, eventPrefix))
 }
 
 /** As few as the limits allow, in order. */

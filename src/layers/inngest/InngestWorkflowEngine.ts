@@ -4,6 +4,7 @@
  * such workflows.
  */
 import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
@@ -12,23 +13,26 @@ import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import * as Workflow from "effect/workflow/Workflow"
 import { type Encoded, makeUnsafe, WorkflowEngine } from "effect/workflow/WorkflowEngine"
+import type { Inngest } from "inngest"
 import { Dispatcher } from "../../Dispatcher.ts"
 import { dispatchOne } from "../../internal/dispatching.ts"
 import { ownServices } from "../../internal/RunContext.ts"
 import * as RunState from "../../internal/RunState.ts"
 import * as StepEngine from "../../internal/StepEngine.ts"
 import { InngestClient } from "./InngestClient.ts"
-import * as InngestEvent from "./Event.ts"
-import * as InngestSteps from "./Steps.ts"
+import * as Api from "./Api.ts"
+import * as Mailbox from "./Mailbox.ts"
 import * as InngestWorkflows from "./Workflows.ts"
 import { InngestWorkflowEngine, KeepResult } from "./Workflows.ts"
 
 export { InngestWorkflowEngine, KeepResult } from "./Workflows.ts"
 
 /** How long the server waits for a result, for one who isn't a run, until it is asked again. */
-const askedTimeout = "1h"
+const askedTimeout = "5 minutes"
 /** And for `poll`. */
-const pollTimeout = "3s"
+const pollTimeout = "3 seconds"
+/** And how long it may take until an answer can be read. */
+const answerPatience = Duration.seconds(30)
 
 /** How often an answer is looked for. */
 const looks = Schedule.min([Schedule.exponential("100 millis", 1.5), Schedule.spaced("2 seconds")])
@@ -57,154 +61,191 @@ const decodeRuns = Schema.decodeUnknownEffect(
 export const layer: Layer.Layer<WorkflowEngine | InngestWorkflowEngine, never, Dispatcher | InngestClient> =
   Layer.effectContext(
     Effect.gen(function* () {
-      const dispatcher = yield* Dispatcher
       const { client, eventPrefix } = yield* InngestClient
-      const registered = new Map<string, InngestWorkflows.Registered>()
-
-      const send = (...events: ReadonlyArray<{ readonly name: string; readonly data: unknown }>) =>
-        // sound: the SDK's type of an event's data is of a record, which these are
-        Effect.promise(() => client.send(events as Parameters<typeof client.send>[0]))
-
-      /** As a step where a run asks for it, so that a replay doesn't do it again. */
-      const once = <A extends Schema.Json>(what: string, effect: Effect.Effect<A>): Effect.Effect<A> =>
-        Effect.flatMap(Effect.serviceOption(RunState.CurrentRunState), (state) =>
-          Option.isNone(state)
-            ? effect
-            : // sound: what is recorded is what the effect gave
-              (state.value.steps.run(
-                RunState.stepId(state.value, "workflow", what),
-                effect
-              ) as Effect.Effect<A>)
-        )
-
-      const keyOf = (workflow: Workflow.Any, id: string, deferred: string) =>
-        Effect.promise(() => InngestEvent.deferredKey({ name: workflow._tag, id }, deferred))
-
-      const runsOf = (event: string, look: number) =>
-        Effect.promise(async (signal) => {
-          // the server keeps an answer for 15 seconds, by the whole address
-          const url = new URL(`/v1/events/${event}/runs?look=${look}`, client.apiBaseUrl)
-          const response = await fetch(url, {
-            signal,
-            headers: client.signingKey === undefined ? {} : { authorization: `Bearer ${client.signingKey}` }
-          })
-          if (response.ok) return response.json()
-          const status = response.status
-          if (status === 401 || status === 403) {
-            throw new Error(`Inngest's API doesn't tell the result of a workflow, it answers with ${status}.`)
-          }
-          return { data: [] }
-        }).pipe(Effect.flatMap((body) => Effect.orDie(decodeRuns(body))))
-
-      /** The result, if it is there in time. */
-      const ask = (workflow: Workflow.Any, id: string, timeout: string): Effect.Effect<Schema.Json | null> =>
-        Effect.gen(function* () {
-          const key = yield* keyOf(workflow, id, InngestSteps.resultDeferred)
-          const { ids } = yield* send({
-            name: eventPrefix + InngestEvent.workflowEvents.asked,
-            data: { key, job: workflow._tag, timeout }
-          })
-          let look = 0
-          const answer = yield* Effect.repeat(
-            Effect.map(
-              Effect.suspend(() => runsOf(ids[0] ?? "", look++)),
-              ({ data }) =>
-                (data ?? [])
-                  .flatMap(({ output, status }) =>
-                    status === "Completed" ? Option.toArray(InngestSteps.decodeAnswer(output)) : []
-                  )
-                  .find(({ answers }) => answers)
-            ),
-            { schedule: looks, until: (answer) => answer !== undefined }
-          )
-          return answer?.exit ?? null
-        })
-
-      const awaitResult = (workflow: Workflow.Any, id: string): Effect.Effect<Schema.Json> =>
-        Effect.flatMap(ask(workflow, id, askedTimeout), (exit) =>
-          exit === null ? awaitResult(workflow, id) : Effect.succeed(exit)
-        )
-
-      const interrupt: Encoded["interrupt"] = (workflow, id) =>
-        Effect.flatMap(
-          InngestWorkflows.resultEvent(InngestWorkflows.jobOf(workflow), id, Exit.interrupt(), eventPrefix),
-          (result) =>
-            once(
-              `interrupt ${workflow._tag} ${id}`,
-              Effect.as(
-                send(
-                  {
-                    name: eventPrefix + InngestEvent.workflowEvents.interrupted,
-                    data: { id, job: eventPrefix + workflow._tag }
-                  },
-                  ...(result === undefined ? [] : [result])
-                ),
-                null
-              )
-            )
-        )
-
-      const engine = makeUnsafe({
-        ...StepEngine.encoded,
-        deferredDone: (options) =>
-          Effect.provideService(StepEngine.encoded.deferredDone(options), Dispatcher, dispatcher),
-        register: (workflow, execute) =>
-          Effect.acquireRelease(
-            Effect.map(Effect.context<never>(), (context) => {
-              registered.set(workflow._tag, { execute, context: ownServices(context) })
-            }),
-            () => Effect.sync(() => registered.delete(workflow._tag))
-          ),
-        // sound: the type says that there is a result where it isn't discarded, and so it is
-        execute: ((workflow, { discard, executionId, payload }) =>
-          Effect.gen(function* () {
-            const state = Option.getOrUndefined(yield* Effect.serviceOption(RunState.CurrentRunState))
-            const here = state?.steps.workflows
-            yield* once(
-              `execute ${workflow._tag} ${executionId}`,
-              dispatchOne(InngestWorkflows.target(workflow), payload, { id: executionId }).pipe(
-                Effect.provideService(Dispatcher, dispatcher),
-                Effect.orDie,
-                Effect.as(null)
-              )
-            )
-            if (discard) return undefined
-            if (!Context.get(workflow.annotations, KeepResult)) {
-              return yield* Effect.die(
-                new Error(
-                  `The result of "${workflow._tag}" isn't kept (KeepResult): execute it with discard.`
-                )
-              )
-            }
-            const json =
-              here === undefined
-                ? yield* awaitResult(workflow, executionId)
-                : yield* here.result(workflow._tag, executionId)
-            return yield* complete(workflow, json)
-          })) as Encoded["execute"],
-        poll: (workflow, executionId) =>
-          Effect.flatMap(
-            once(`poll ${workflow._tag} ${executionId}`, ask(workflow, executionId, pollTimeout)),
-            (json) => (json === null ? Effect.succeedNone : Effect.map(complete(workflow, json), Option.some))
-          ),
-        interrupt,
-        interruptUnsafe: interrupt,
-        resume: (workflow, executionId) =>
-          Effect.flatMap(keyOf(workflow, executionId, InngestSteps.resumedDeferred), (key) =>
-            once(
-              `resume ${workflow._tag} ${executionId}`,
-              Effect.as(
-                send({ name: eventPrefix + InngestEvent.workflowEvents.resumed, data: { key } }),
-                null
-              )
-            )
-          )
-      })
+      const self: Self = {
+        client,
+        eventPrefix,
+        dispatcher: yield* Dispatcher,
+        keyring: keyringOf(client),
+        registered: new Map()
+      }
+      const engine = makeUnsafe(encoded(self))
       return Context.make(WorkflowEngine, engine).pipe(
-        Context.add(InngestWorkflowEngine, { engine, registered: (workflow) => registered.get(workflow) })
+        Context.add(InngestWorkflowEngine, {
+          engine,
+          registered: (workflow) => self.registered.get(workflow)
+        })
       )
     })
   )
+
+interface Self {
+  readonly client: Inngest.Any
+  readonly eventPrefix: string
+  readonly dispatcher: Dispatcher["Service"]
+  readonly keyring: Effect.Effect<Mailbox.Keyring>
+  readonly registered: Map<string, InngestWorkflows.Registered>
+}
+
+/** Who only starts executions needs none. */
+const keyringOf = (client: Inngest.Any): Effect.Effect<Mailbox.Keyring> => {
+  const keyring = Mailbox.keyring(client)
+  return keyring === undefined
+    ? Effect.die(
+        new Error(
+          "InngestWorkflowEngine has no signing key: set INNGEST_SIGNING_KEY to wait for results, to interrupt and to resume."
+        )
+      )
+    : Effect.succeed(keyring)
+}
+
+const encoded = (self: Self): Encoded => ({
+  ...StepEngine.encoded,
+  deferredDone: (options) =>
+    Effect.provideService(StepEngine.encoded.deferredDone(options), Dispatcher, self.dispatcher),
+  register: (workflow, execute) =>
+    Effect.acquireRelease(
+      Effect.map(Effect.context<never>(), (context) => {
+        self.registered.set(workflow._tag, { execute, context: ownServices(context) })
+      }),
+      () => Effect.sync(() => self.registered.delete(workflow._tag))
+    ),
+  // sound: the type says that there is a result where it isn't discarded, and so it is
+  execute: ((workflow, options) => execute(self, workflow, options)) as Encoded["execute"],
+  poll: (workflow, executionId) =>
+    Effect.flatMap(
+      once(`poll ${workflow._tag} ${executionId}`, ask(self, workflow, executionId, pollTimeout)),
+      (json) => (json === null ? Effect.succeedNone : Effect.map(complete(workflow, json), Option.some))
+    ),
+  interrupt: (workflow, id) => interrupt(self, workflow, id),
+  interruptUnsafe: (workflow, id) => interrupt(self, workflow, id),
+  resume: (workflow, id) =>
+    Effect.flatMap(keysOf(self, workflow, id, Mailbox.resumedDeferred), (keys) =>
+      once(
+        `resume ${workflow._tag} ${id}`,
+        Effect.as(
+          send(
+            self,
+            ...keys.map((key) => ({ name: self.eventPrefix + Mailbox.events.resumed, data: { key } }))
+          ),
+          null
+        )
+      )
+    )
+})
+
+const send = (
+  { client }: Self,
+  ...events: ReadonlyArray<{ readonly name: string; readonly data: unknown }>
+): Effect.Effect<ReadonlyArray<string>> => Effect.orDie(Api.send(client, events))
+
+/** As a step where a run asks for it, so that a replay doesn't do it again. */
+const once = <A extends Schema.Json>(what: string, effect: Effect.Effect<A>): Effect.Effect<A> =>
+  Effect.flatMap(Effect.serviceOption(RunState.CurrentRunState), (state) =>
+    Option.isNone(state)
+      ? effect
+      : // sound: what is recorded is what the effect gave
+        (state.value.steps.run(RunState.stepId(state.value, "workflow", what), effect) as Effect.Effect<A>)
+  )
+
+const keysOf = ({ keyring }: Self, workflow: Workflow.Any, id: string, deferred: string) =>
+  Effect.flatMap(keyring, (keys) => Effect.promise(() => keys.of({ name: workflow._tag, id }, deferred)))
+
+const runsOf = ({ client }: Self, event: string, look: number) =>
+  // the server keeps an answer for 15 seconds, by the whole address
+  Api.get(client, `/v1/events/${event}/runs?look=${look}`).pipe(
+    Effect.catchIf(
+      // it doesn't have the event yet
+      (error) => error.status === 404,
+      () => Effect.succeed({ data: [] })
+    ),
+    Effect.flatMap(decodeRuns),
+    Effect.orDie
+  )
+
+/** The result, if it is there in time. */
+const ask = (
+  self: Self,
+  workflow: Workflow.Any,
+  id: string,
+  timeout: Duration.Input
+): Effect.Effect<Schema.Json | null> =>
+  Effect.gen(function* () {
+    const [key] = yield* keysOf(self, workflow, id, Mailbox.resultDeferred)
+    const seconds = Duration.toSeconds(Duration.fromInputUnsafe(timeout))
+    const ids = yield* send(self, {
+      name: self.eventPrefix + Mailbox.events.asked,
+      data: { key, job: workflow._tag, id, timeout: `${seconds}s` }
+    })
+    let look = 0
+    const answered = Effect.map(
+      Effect.suspend(() => runsOf(self, ids[0] ?? "", look++)),
+      ({ data }) =>
+        (data ?? [])
+          .flatMap(({ output, status }) =>
+            status === "Completed" ? Option.toArray(Mailbox.decodeAnswer(output)) : []
+          )
+          .find(({ answers }) => answers)
+    )
+    const answer = yield* Effect.repeat(answered, {
+      schedule: looks,
+      until: (answer) => answer !== undefined
+    }).pipe(
+      // a run that was cancelled, or lost with its server, answers nothing: it is asked once more
+      Effect.timeoutOption(Duration.sum(Duration.seconds(seconds), answerPatience))
+    )
+    return Option.getOrUndefined(answer)?.exit ?? null
+  })
+
+const awaitResult = (self: Self, workflow: Workflow.Any, id: string): Effect.Effect<Schema.Json> =>
+  Effect.flatMap(ask(self, workflow, id, askedTimeout), (exit) =>
+    exit === null ? awaitResult(self, workflow, id) : Effect.succeed(exit)
+  )
+
+const execute = (
+  self: Self,
+  workflow: Workflow.Any,
+  { discard, executionId, payload }: Parameters<Encoded["execute"]>[1]
+) =>
+  Effect.gen(function* () {
+    const state = Option.getOrUndefined(yield* Effect.serviceOption(RunState.CurrentRunState))
+    const here = state?.steps.workflows
+    yield* once(
+      `execute ${workflow._tag} ${executionId}`,
+      dispatchOne(InngestWorkflows.target(workflow), payload, { id: executionId }).pipe(
+        Effect.provideService(Dispatcher, self.dispatcher),
+        Effect.orDie,
+        Effect.as(null)
+      )
+    )
+    if (discard) return undefined
+    if (!Context.get(workflow.annotations, KeepResult)) {
+      return yield* Effect.die(
+        new Error(`The result of "${workflow._tag}" isn't kept (KeepResult): execute it with discard.`)
+      )
+    }
+    const json =
+      here === undefined
+        ? yield* awaitResult(self, workflow, executionId)
+        : yield* here.result(workflow._tag, executionId)
+    return yield* complete(workflow, json)
+  })
+
+const interrupt = (self: Self, workflow: Workflow.Any, id: string): Effect.Effect<void> =>
+  Effect.gen(function* () {
+    const { eventPrefix } = self
+    const keyring = yield* self.keyring
+    const job = InngestWorkflows.jobOf(workflow)
+    const result = yield* InngestWorkflows.resultEvent(job, id, Exit.interrupt(), { eventPrefix, keyring })
+    const events = (yield* Effect.promise(() => keyring.interrupted())).map((key) => ({
+      name: Mailbox.interruptedEvent(eventPrefix, key),
+      data: { id, job: eventPrefix + workflow._tag }
+    }))
+    yield* once(
+      `interrupt ${workflow._tag} ${id}`,
+      Effect.as(send(self, ...events, ...(result === undefined ? [] : [result])), null)
+    )
+  })
 
 /** A result as it was published, with the workflow's own values in it. */
 const complete = (

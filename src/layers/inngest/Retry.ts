@@ -35,5 +35,5 @@ export const checked = ({ jobName, retry }: Job.Any): void => {
 }
 
 /** A time, and not a number of seconds, which the server would count from where the present second began. */
-export const retryAt = (now: number, delay: Duration.Duration): Date =>
-  new Date(now + (Duration.isZero(delay) ? 0 : Duration.toMillis(Duration.max(delay, minDelay))))
+export const retryAt = (now: number, delay: Duration.Duration): number =>
+  now + (Duration.isZero(delay) ? 0 : Duration.toMillis(Duration.max(delay, minDelay)))

@@ -4,270 +4,289 @@
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Fiber from "effect/Fiber"
+import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import type { JobMessage } from "../../Dispatcher.ts"
 import * as RunState from "../../internal/RunState.ts"
+import { encodeExit } from "../../internal/StepEngine.ts"
+import { Answer, maxResultSize, ResultTooLarge, sizeOf } from "./Answer.ts"
 import * as InngestEvent from "./Event.ts"
-import type { InngestRequest } from "./Request.ts"
+import * as Mailbox from "./Mailbox.ts"
+import { goesOn, type InngestRequest, type Memoized } from "./Request.ts"
 
 /** The SDK's step tools that are used here. */
-export interface StepTools {
+export interface StepTools extends Mailbox.Tools {
   readonly run: (id: string, body: () => Promise<unknown>) => Promise<unknown>
   readonly sleep: (id: string, millis: number) => Promise<void>
-  readonly sendEvent: (
-    id: string,
-    event: { readonly name: string; readonly data: Record<string, unknown> }
-  ) => Promise<unknown>
-  readonly waitForEvent: (
-    id: string,
-    options: { readonly event: string; readonly timeout: string; readonly if: string }
-  ) => Promise<unknown>
 }
 
 /** As long as Inngest lets a run wait (366 days); then the run waits once more. */
 const waitTimeout = "365d"
 
-/** How long a completion is kept for a run that doesn't wait for it yet. */
-const keepTimeout = "30d"
+/** An activity that its handler interrupted, and the answer that followed, if one did. */
+const Interrupted = Schema.Struct({ interrupted: Schema.Int, answer: Schema.optionalKey(Answer) })
+const decodeInterrupted = Schema.decodeUnknownOption(Interrupted)
 
-/** How long the result of a workflow is kept: as long as the server remembers the id of its execution. */
-const resultTimeout = "24h"
-
-/** The name that the result of a workflow has among the deferreds of its run. */
-export const resultDeferred = "effect-jobs/result"
-
-/** And what is waited for when it is to be resumed. */
-export const resumedDeferred = "effect-jobs/resumed"
-
-const decodeDelivered = Schema.decodeUnknownOption(
-  Schema.Struct({ data: Schema.Struct({ exit: Schema.Json }) })
-)
-const decodeHeard = Schema.decodeUnknownOption(
-  Schema.Struct({ data: Schema.Struct({ received: Schema.Boolean }) })
-)
-const decodeCompleted = Schema.decodeUnknownOption(
-  Schema.Struct({
-    key: Schema.String,
-    job: Schema.String,
-    exit: Schema.Json,
-    kept: Schema.optionalKey(Schema.Boolean)
-  })
-)
-const decodeAsked = Schema.decodeUnknownOption(
-  Schema.Struct({ key: Schema.String, job: Schema.String, timeout: Schema.String })
-)
-
-/** What the bodies of our own functions are given. */
-export interface Called extends Talk {
-  /** Of the event that has started the function. */
-  readonly data: unknown
-  /** Whether this worker runs the job of this name. */
-  readonly runs: (job: string) => boolean
+/** The attempt of the job in which a record was made, by the name of its field; of other records none. */
+const numberOf = (record: unknown, field: "attempt" | "interrupted"): number | undefined => {
+  if (typeof record !== "object" || record === null || !Object.hasOwn(record, field)) return undefined
+  // sound: it has the field
+  const number = (record as Record<typeof field, unknown>)[field]
+  return typeof number === "number" && Number.isSafeInteger(number) ? number : undefined
 }
 
-/** How a function speaks and hears of deferreds. */
-interface Talk {
-  readonly tools: StepTools
-  readonly eventPrefix: string
-}
+/** Activities, and the attempt that a run has come to, are recorded as `{ attempt, exit }`. */
+const recordedIn = (record: unknown): number | undefined =>
+  typeof record === "object" && record !== null && "exit" in record ? numberOf(record, "attempt") : undefined
 
-type About = keyof typeof InngestEvent.deferredEvents
-
-/** Waits for an event about the deferred of this key, and sends one meanwhile; `null` if none came in time. */
-const waitSaying = async (
-  { eventPrefix, tools }: Talk,
-  key: string,
-  wait: { readonly step: string; readonly event: About; readonly timeout: string },
-  say: { readonly step: string; readonly event: About; readonly data: Record<string, unknown> }
-): Promise<unknown> => {
-  const [event] = await Promise.all([
-    tools.waitForEvent(wait.step, {
-      event: eventPrefix + InngestEvent.deferredEvents[wait.event],
-      timeout: wait.timeout,
-      if: InngestEvent.aboutDeferred(key)
-    }),
-    tools.sendEvent(say.step, {
-      name: eventPrefix + InngestEvent.deferredEvents[say.event],
-      data: { key, ...say.data }
-    })
-  ])
-  return event
-}
+const interruptedIn = (record: unknown): number | undefined => numberOf(record, "interrupted")
 
 /**
- * Keeps a completion until the run that waits for it has it: the body of a function that the event of a
- * completion starts. The first completion counts, for that event's id is the deferred's.
+ * What the memoized steps of a request say of the attempt of its job. The server counts attempts anew after each
+ * recorded step, so each record has the attempt that made it, and the run's is the server's count on top of the
+ * largest: it only grows.
  */
-export const deliver = async (called: Called): Promise<void> => {
-  const completed = Option.getOrUndefined(decodeCompleted(called.data))
-  if (completed === undefined || !called.runs(completed.job)) return
-  const { exit, kept = false, key } = completed
-  for (let time = 1; ; time++) {
-    const heard = await waitSaying(
-      called,
-      key,
-      { step: `heard ${time}`, event: "heard", timeout: kept ? resultTimeout : keepTimeout },
-      { step: `deliver ${time}`, event: "delivered", data: { exit } }
-    )
-    const answer = Option.getOrUndefined(decodeHeard(heard))
-    if (answer === undefined || (answer.data.received && !kept)) return
+export const attemptOf = (memoized: Memoized, server: number): number => {
+  let largest = 1
+  for (const step of Object.values(memoized)) {
+    if (step.type !== "data") continue
+    largest = Math.max(largest, recordedIn(step.data) ?? interruptedIn(step.data) ?? 1)
   }
+  return largest + server
 }
 
-/** Waits for what is delivered under this key: `undefined` if nothing came in time. */
-const hear = async (
-  talk: Talk,
-  step: string,
-  key: string,
-  timeout: string
-): Promise<Schema.Json | undefined> => {
-  const event = await waitSaying(
-    talk,
-    key,
-    { step, event: "delivered", timeout },
-    { step: `${step}: waits`, event: "heard", data: { received: false } }
-  )
-  const delivered = Option.getOrUndefined(decodeDelivered(event))
-  if (delivered === undefined) return undefined
-  await talk.tools.sendEvent(`${step}: received`, {
-    name: talk.eventPrefix + InngestEvent.deferredEvents.heard,
-    data: { key, received: true }
-  })
-  return delivered.data.exit
+/** The answer that this attempt came to in another request, when one of its activities was interrupted. */
+export const decidedIn = (memoized: Memoized, attempt: number): Answer | undefined => {
+  for (const step of Object.values(memoized)) {
+    if (step.type !== "data" || interruptedIn(step.data) !== attempt) continue
+    const { answer } = Option.getOrElse(decodeInterrupted(step.data), () => ({ answer: undefined }))
+    if (answer !== undefined) return answer
+  }
+  return undefined
 }
 
-/** What `answer` gives, as the server's API shows it. */
-export const decodeAnswer = Schema.decodeUnknownOption(
-  Schema.Struct({ answers: Schema.Boolean, exit: Schema.optionalKey(Schema.Json) })
-)
-
-/** The body of a function that waits for a result, for those who aren't a run and read the function's output. */
-export const answer = async (called: Called): Promise<unknown> => {
-  const asked = Option.getOrUndefined(decodeAsked(called.data))
-  if (asked === undefined || !called.runs(asked.job)) return { answers: false }
-  const exit = await hear(called, "result", asked.key, asked.timeout)
-  return exit === undefined ? { answers: true } : { answers: true, exit }
-}
-
-export const make = (options: {
+/** What the steps of a run need to know of its request. */
+export interface Options extends Mailbox.Talk {
   readonly request: InngestRequest
   readonly tools: StepTools
   readonly message: JobMessage
-  readonly eventPrefix: string
-}): RunState.RunSteps => {
-  const { eventPrefix, message, request, tools } = options
-  // what was recorded in this request isn't in its memo yet, and the SDK takes a step that is asked for again for
-  // another one
-  const here = new Map<string, Schema.Json>()
-  const completions = new Map<string, Deferred.Deferred<Schema.Json>>()
+  readonly attempt: number
+  /** Whether the server has counted attempts since the last step that it recorded. */
+  readonly retried: boolean
+}
 
-  const run: RunState.RunSteps["run"] = (id, execute) =>
-    Effect.contextWith((context) => {
-      const recorded = here.get(id)
-      if (recorded !== undefined) return Effect.succeed(recorded)
-      return Effect.callback<Schema.Json>((resume) => {
-        let fiber: Fiber.Fiber<Schema.Json> | undefined
-        const fork = (effect: Effect.Effect<Schema.Json>) => (fiber = Effect.runForkWith(context)(effect))
-        tools
-          .run(id, () => request.promise(fork, execute))
-          .then(
-            (value) => {
-              // sound: `execute` gave JSON, and the server gives it back
-              const json = value as Schema.Json
-              here.set(id, json)
-              resume(Effect.succeed(json))
-            },
-            (error: unknown) => resume(Effect.die(error))
-          )
-        return Effect.suspend(() => (fiber === undefined ? Effect.void : Fiber.interrupt(fiber)))
-      }).pipe(Effect.interruptible)
-    })
+/** The records of a run: what the server has memoized, and what was recorded since in this request. */
+class Records {
+  // the SDK takes a step that is asked for again in one request for another one
+  readonly here = new Map<string, Schema.Json>()
+  private kept: Promise<unknown> | undefined
+  readonly options: Options
 
-  const peek: RunState.RunSteps["peek"] = (id) =>
+  constructor(options: Options) {
+    this.options = options
+  }
+
+  async memo(id: string): Promise<Memoized[string] | undefined> {
+    return this.options.request.memoized[await InngestEvent.stepKey(id)]
+  }
+
+  readonly peek: RunState.RunSteps["peek"] = (id) =>
     Effect.suspend(() => {
-      const json = here.get(id)
+      const json = this.here.get(id)
       if (json !== undefined) return Effect.succeed(Option.some(json))
       return Effect.map(
-        Effect.promise(() => InngestEvent.stepKey(id)),
-        (key) => {
-          const step = request.memoized[key]
+        Effect.promise(() => this.memo(id)),
+        (step) =>
           // sound: it was recorded by `run`
-          return step?.type === "data" ? Option.some(step.data as Schema.Json) : Option.none()
-        }
+          step?.type === "data" ? Option.some(step.data as Schema.Json) : Option.none()
       )
     })
 
-  const waitFrom = (step: string, key: string, time: number): Effect.Effect<Schema.Json> =>
-    Effect.flatMap(
-      waiting(() => hear(options, time === 1 ? step : `${step} (${time})`, key, waitTimeout)),
-      (exit) => (exit === undefined ? waitFrom(step, key, time + 1) : Effect.succeed(exit))
-    )
-
-  const completion = (deferred: string) => {
-    let found = completions.get(deferred)
-    if (found === undefined) completions.set(deferred, (found = Deferred.makeUnsafe()))
-    return found
+  /**
+   * Before a step. With the first new one that it records, the server forgets the attempts that it has counted: they
+   * are recorded before it.
+   */
+  afterAttempt<A>(id: string, step: () => Promise<A>): Promise<A> {
+    const { attempt, request, retried, tools } = this.options
+    request.decide(goesOn)
+    if (!retried) return step()
+    const record = () =>
+      (this.kept ??= tools.run(`attempt ${attempt}`, () => Promise.resolve({ attempt, exit: null })))
+    return this.memo(id)
+      .then((found) => (found === undefined ? record() : undefined))
+      .then(step)
   }
-  const waited = new Set<string>()
-  /** However often it is asked for, it is waited for once. */
-  const waitOnce = (
-    step: string,
-    of: { readonly name: string; readonly id: string },
-    deferred: string
-  ): Effect.Effect<Schema.Json> =>
-    Effect.suspend(() => {
-      const done = completion(step)
-      if (waited.has(step)) return Deferred.await(done)
-      waited.add(step)
-      return Effect.flatMap(
-        Effect.promise(() => InngestEvent.deferredKey(of, deferred)),
-        (key) => Effect.raceFirst(Deferred.await(done), waitFrom(step, key, 1))
-      ).pipe(Effect.tap((exit) => Deferred.succeed(done, exit)))
-    })
 
-  return {
-    run,
-    peek,
-    sleep: (id, duration) =>
-      Duration.isZero(duration) || here.has(id)
-        ? Effect.void
-        : // a sleep there has whole seconds
-          Effect.map(
-            waiting(() => tools.sleep(id, Math.ceil(Duration.toSeconds(duration)) * 1_000)),
-            () => void here.set(id, null)
-          ),
-    wait: (deferred) =>
-      Effect.flatMap(peek(RunState.completionId(deferred)), (recorded) =>
-        Option.isSome(recorded)
-          ? Effect.succeed(recorded.value)
-          : waitOnce(`deferred ${deferred}`, message, deferred)
-      ),
-    complete: (deferred, exit) =>
-      Effect.flatMap(run(RunState.completionId(deferred), Effect.succeed(exit)), (first) =>
-        Deferred.succeed(completion(`deferred ${deferred}`), first)
-      ),
-    workflows: {
-      result: (name, id) => waitOnce(`result of ${name} ${id}`, { name, id }, resultDeferred),
-      resumed: (time) =>
-        Effect.flatMap(
-          Effect.promise(() => InngestEvent.deferredKey(message, resumedDeferred)),
-          (key) =>
-            waiting(() =>
-              tools.waitForEvent(`resumed ${time}`, {
-                event: eventPrefix + InngestEvent.workflowEvents.resumed,
-                timeout: waitTimeout,
-                if: InngestEvent.aboutDeferred(key)
-              })
-            )
-        )
-    }
+  /**
+   * Waits for a step of the SDK's. A new one never ends in its request, so it is given up when that was answered,
+   * also in a finalizer, which else can't be interrupted.
+   */
+  waiting<A>(id: string, step: () => Promise<A>): Effect.Effect<A> {
+    return Effect.interruptible(Effect.promise(() => this.afterAttempt(id, step)))
   }
 }
 
-/**
- * Waits for a step of the SDK's. A new one never ends in its request, so it is given up when that was answered,
- * also in a finalizer, which else can't be interrupted.
- */
-const waiting = <A>(step: () => Promise<A>): Effect.Effect<A> => Effect.interruptible(Effect.promise(step))
+/** The deferreds that a run waits for, or completes itself. However often one is asked for, it is waited for once. */
+class Waits {
+  private readonly completions = new Map<string, Deferred.Deferred<Schema.Json>>()
+  private readonly waited = new Set<string>()
+  private readonly records: Records
+
+  constructor(records: Records) {
+    this.records = records
+  }
+
+  completion(step: string): Deferred.Deferred<Schema.Json> {
+    let found = this.completions.get(step)
+    if (found === undefined) this.completions.set(step, (found = Deferred.makeUnsafe()))
+    return found
+  }
+
+  once(step: string, of: Mailbox.Run, deferred: string): Effect.Effect<Schema.Json> {
+    return Effect.suspend(() => {
+      const done = this.completion(step)
+      if (this.waited.has(step)) return Deferred.await(done)
+      this.waited.add(step)
+      return Effect.flatMap(
+        Effect.promise(() => this.records.options.keyring.of(of, deferred)),
+        (keys) => Effect.raceFirst(Deferred.await(done), this.from(step, keys, 1))
+      ).pipe(Effect.tap((exit) => Deferred.succeed(done, exit)))
+    })
+  }
+
+  private from(step: string, keys: Mailbox.Keys, time: number): Effect.Effect<Schema.Json> {
+    const id = time === 1 ? step : `${step} (${time})`
+    return Effect.flatMap(
+      this.records.waiting(id, () => Mailbox.hear(this.records.options, id, keys, waitTimeout)),
+      (exit) => (exit === undefined ? this.from(step, keys, time + 1) : Effect.succeed(exit))
+    )
+  }
+}
+
+/** How `InngestSteps.tool` gets at the SDK's step tools. */
+export const tooling: unique symbol = Symbol.for("effect-jobs/InngestSteps/tooling")
+
+export interface InngestRunSteps extends RunState.RunSteps {
+  readonly [tooling]: <A>(id: string, use: (tools: StepTools) => Promise<A>) => Effect.Effect<A>
+}
+
+export const make = (options: Options): InngestRunSteps => {
+  const { eventPrefix, keyring, message, tools } = options
+  const records = new Records(options)
+  const waits = new Waits(records)
+  const run = runWith(records)
+  return {
+    run,
+    peek: records.peek,
+    sleep: (id, duration) =>
+      Duration.isZero(duration) || records.here.has(id)
+        ? Effect.void
+        : // a sleep there has whole seconds
+          Effect.map(
+            records.waiting(id, () => tools.sleep(id, Math.ceil(Duration.toSeconds(duration)) * 1_000)),
+            () => void records.here.set(id, null)
+          ),
+    wait: (deferred) =>
+      Effect.flatMap(records.peek(RunState.completionId(deferred)), (recorded) =>
+        Option.isSome(recorded)
+          ? Effect.succeed(recorded.value)
+          : waits.once(`deferred ${deferred}`, message, deferred)
+      ),
+    complete: (deferred, exit) =>
+      Effect.flatMap(run(RunState.completionId(deferred), Effect.succeed(exit)), (first) =>
+        Deferred.succeed(waits.completion(`deferred ${deferred}`), first)
+      ),
+    workflows: {
+      result: (name, id) => waits.once(`result of ${name} ${id}`, { name, id }, Mailbox.resultDeferred),
+      resumed: (time) =>
+        Effect.flatMap(
+          Effect.promise(() => keyring.of(message, Mailbox.resumedDeferred)),
+          (keys) =>
+            records.waiting(`resumed ${time}`, () =>
+              tools.waitForEvent(`resumed ${time}`, {
+                event: eventPrefix + Mailbox.events.resumed,
+                timeout: waitTimeout,
+                if: Mailbox.about(keys)
+              })
+            )
+        )
+    },
+    [tooling]: (id, use) => records.waiting(id, () => use(tools))
+  }
+}
+
+const nthOf = (id: string, time: number): string => (time === 1 ? id : `${id} again ${time}`)
+
+/** `RunState.RunSteps.run`: a step of the SDK's, whose body runs in a fiber of its own. */
+const runWith = (records: Records): RunState.RunSteps["run"] => {
+  const { attempt, message, request, tools } = records.options
+  const cut = (answer: Answer | undefined): Schema.Json =>
+    // sound: an answer is JSON
+    ({ interrupted: attempt, ...(answer === undefined ? undefined : { answer }) })
+
+  const step = (id: string, execute: Effect.Effect<Schema.Json>): Effect.Effect<Schema.Json> =>
+    Effect.contextWith((context) =>
+      Effect.interruptible(
+        Effect.callback<Schema.Json>((resume) => {
+          let interrupt: Effect.Effect<void> = Effect.void
+          let unwanted = false
+          const body = () => {
+            const fork = Effect.runForkWith(context)
+            const started = request.step(fork, unwanted ? Effect.never : execute, (fate) =>
+              cut(fate._tag === "Answered" ? fate.answer : undefined)
+            )
+            interrupt = started.interrupt
+            if (unwanted) fork(interrupt)
+            return started.result
+          }
+          records
+            .afterAttempt(id, () => tools.run(id, body))
+            .then(
+              // sound: `execute` gave JSON, and the server gives it back
+              (value) => resume(Effect.succeed(value as Schema.Json)),
+              (error: unknown) => resume(Effect.die(error))
+            )
+          return Effect.suspend(() => {
+            unwanted = true
+            return interrupt
+          })
+        })
+      )
+    )
+
+  /** One that was interrupted runs again in the next attempt, and in the same one it isn't waited for in vain. */
+  const from = (id: string, execute: Effect.Effect<Schema.Json>, time: number): Effect.Effect<Schema.Json> =>
+    Effect.flatMap(step(nthOf(id, time), execute), (value) => {
+      const interrupted = interruptedIn(value)
+      if (interrupted === undefined) return Effect.succeed(value)
+      if (interrupted < attempt) return from(id, execute, time + 1)
+      // the attempts of a workflow are the server's count, which isn't the last one's after a step
+      return Effect.flatMap(records.peek(nthOf(id, time + 1)), (next) =>
+        Option.isSome(next) ? from(id, execute, time + 1) : Effect.never
+      )
+    })
+
+  return (id, execute) =>
+    Effect.suspend(() => {
+      const recorded = records.here.get(id)
+      if (recorded !== undefined) return Effect.succeed(recorded)
+      const kept = Effect.flatMap(execute, (json) => withinLimit(message, id, attempt, json))
+      return Effect.tap(from(id, kept, 1), (json) => Effect.sync(() => records.here.set(id, json)))
+    })
+}
+
+/** What the server wouldn't keep is a failure of the step: the server's own would have it run again. */
+const withinLimit = (
+  { id, name }: JobMessage,
+  step: string,
+  attempt: number,
+  json: Schema.Json
+): Effect.Effect<Schema.Json> => {
+  const size = sizeOf(json)
+  if (size <= maxResultSize) return Effect.succeed(json)
+  const error = new ResultTooLarge({ job: name, id, step, size, limit: maxResultSize })
+  return Effect.map(encodeExit(Exit.die(error)), (exit) =>
+    recordedIn(json) === undefined ? exit : { attempt, exit }
+  )
+}

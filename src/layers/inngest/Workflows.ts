@@ -15,9 +15,9 @@ import { makeContract } from "../../internal/contract.ts"
 import * as Job from "../../Job.ts"
 import * as RunState from "../../internal/RunState.ts"
 import * as StepEngine from "../../internal/StepEngine.ts"
-import * as InngestEvent from "./Event.ts"
+import type { OutgoingEvent } from "./Event.ts"
+import * as Mailbox from "./Mailbox.ts"
 import { maxAttempts } from "./Retry.ts"
-import * as InngestSteps from "./Steps.ts"
 
 /**
  * Whether the result of a workflow's executions is kept for who waits for it, by `execute` without `discard`, or
@@ -143,9 +143,9 @@ const handlerOf = (workflow: Workflow.Any, { context, execute }: Registered): Jo
     }) as ReturnType<Job.HandlerService["run"]>
 })
 
-/** When a run of a workflow is cancelled. */
-export const cancelledBy = (eventPrefix: string) => ({
-  event: eventPrefix + InngestEvent.workflowEvents.interrupted,
+/** When a run of a workflow is cancelled, by one of the worker's keys. */
+export const cancelledBy = (eventPrefix: string, key: string) => ({
+  event: Mailbox.interruptedEvent(eventPrefix, key),
   if: "async.data.id == event.id && async.data.job == event.name"
 })
 
@@ -154,14 +154,20 @@ export const resultEvent = (
   job: Job.Any,
   id: string,
   exit: Exit.Exit<Schema.Json, Schema.Json>,
-  eventPrefix: string
-): Effect.Effect<InngestEvent.OutgoingEvent | undefined> =>
+  by: Pick<Mailbox.Talk, "eventPrefix" | "keyring">
+): Effect.Effect<OutgoingEvent | undefined> =>
   Context.get(job.annotations, KeepResult)
     ? Effect.flatMap(StepEngine.encodeExit(exit), (json) =>
         Effect.promise(() =>
-          InngestEvent.completed({ name: job.jobName, id }, InngestSteps.resultDeferred, json, eventPrefix, {
-            kept: true
-          })
+          Mailbox.completed(
+            {
+              run: { name: job.jobName, id },
+              deferred: Mailbox.resultDeferred,
+              exit: json,
+              kept: true
+            },
+            by
+          )
         )
       )
     : Effect.succeed(undefined)

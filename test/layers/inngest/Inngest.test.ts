@@ -1,7 +1,17 @@
 // What needs no server: definitions, configuration, and requests as the server makes them.
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, ConfigProvider, Deferred, Effect, Exit, Layer, Logger, Redacted, Schema, Scope } from "effect"
-import { CronJob, Outcome, DefinitionError, Dispatcher, Job, type JobMessage, RetryPolicy } from "effect-jobs"
+import {
+  CronJob,
+  Outcome,
+  DefinitionError,
+  Dispatcher,
+  DomainEvent,
+  Job,
+  type JobMessage,
+  Listener,
+  RetryPolicy
+} from "effect-jobs"
 import { InngestClient, InngestDispatcher, InngestWorker } from "effect-jobs/inngest"
 import { Inngest } from "inngest"
 import { vi } from "vitest"
@@ -47,7 +57,23 @@ describe("InngestWorker", () => {
         yield* refusal([Slow], Slow.toLayer(nothing)),
         `"web.slow" can't wait for 1d 18h 40m after attempt 9 on Inngest: a retry comes after 1d at most.`
       )
-      assert.include(yield* refusal([Many, Many], Many.toLayer(nothing)), `the name "web.many"`)
+      assert.include(yield* refusal([Many, Many], Many.toLayer(nothing)), `"web.many" is in the list twice`)
+      class Mail extends Job.make("web.mail", { payload: {} }) {}
+      class Failure extends Job.make("web.mail-failure", { payload: {} }) {}
+      class Ours extends Job.make("effect-jobs.deferreds", { payload: {} }) {}
+      class Theirs extends Job.make("inngest/mail", { payload: {} }) {}
+      class Mailed extends DomainEvent.make("web.mail", { payload: {} }) {}
+      class OnMailed extends Listener.make("web.on-mailed", { event: Mailed }) {}
+      assert.include(
+        yield* refusal([Mail, Failure], Layer.merge(Mail.toLayer(nothing), Failure.toLayer(nothing))),
+        `"web.mail" and "web.mail-failure" can't both be jobs`
+      )
+      assert.include(yield* refusal([Ours], Ours.toLayer(nothing)), "the worker's own")
+      assert.include(yield* refusal([Theirs], Theirs.toLayer(nothing)), `begin with "inngest/"`)
+      assert.include(
+        yield* refusal([Mail, OnMailed], Layer.merge(Mail.toLayer(nothing), OnMailed.toLayer(nothing))),
+        `"web.mail" is a job, and an event that "web.on-mailed" listens to`
+      )
     })
   )
 
@@ -175,15 +201,57 @@ describe("InngestWorker", () => {
       }
       yield* failure({ name: "Error", message: "refused", stack: "", cause })
       yield* failure({ name: "Error", message: "EOF", stack: "" })
+      yield* failure({
+        name: "InngestErrFunctionOverflowed",
+        message: "The function run exceeded the step limit of 1000 steps.",
+        stack: ""
+      })
       assert.deepStrictEqual(
         seen.map(([n]) => n),
-        [7, 7]
+        [7, 7, 7]
       )
       assert.deepStrictEqual(seen[0]?.[1], Cause.fail(new Refused({ code: 500, at: new Date(0) })))
-      const [, lost] = seen
+      const [, lost, refused] = seen
+      const server = refused === undefined ? undefined : Cause.squash(refused[1])
+      assert.instanceOf(server, InngestWorker.ServerFailed)
+      assert.match(server.message, /^Inngest's server failed "web.plain" \(id the-id\): .*step limit/)
       assert.instanceOf(lost === undefined ? undefined : Cause.squash(lost[1]), Outcome.WorkerLost)
       assert.match(errors[0] ?? "", /^"web.plain" \(id the-id\) failed in all of its 3 attempts/)
       assert.include(errors[1] ?? "", "EOF")
+    })
+  )
+
+  it.live("counts attempts on top of those that its steps were recorded in, and none after the last", () =>
+    Effect.gen(function* () {
+      const seen: Array<number> = []
+      const { handler } = yield* serving(
+        [Plain],
+        Plain.toLayer(() =>
+          Effect.gen(function* () {
+            seen.push((yield* Job.CurrentRun).attempt)
+            return yield* Effect.fail(new Refused({ code: 500, at: new Date(0) }))
+          })
+        )
+      )
+      const recorded = (attempt: number) => ({
+        a: { type: "data", data: { attempt: 1, exit: null } },
+        b: { type: "data", data: { attempt, exit: null } },
+        // of others: what a step of the SDK's own gave
+        c: { type: "data", data: { attempt: 99 } },
+        d: { type: "data", data: { interrupted: "99" } },
+        e: { type: "error", error: { name: "Error", message: "no" } }
+      })
+      const answer = (attempt: number, steps: object) =>
+        Effect.promise(() => call(handler, Plain.jobName, { n: 1 }, { attempt, steps }))
+      assert.strictEqual((yield* answer(1, {})).headers.get("x-inngest-no-retry"), "false")
+      assert.strictEqual((yield* answer(0, recorded(2))).headers.get("x-inngest-no-retry"), "false")
+      assert.strictEqual((yield* answer(1, recorded(2))).headers.get("x-inngest-no-retry"), "true")
+      assert.deepStrictEqual(seen, [2, 2, 3])
+      // the worker died in the last attempt, and the server asks for one more
+      const lost = yield* answer(1, recorded(3))
+      assert.strictEqual(lost.headers.get("x-inngest-no-retry"), "true")
+      assert.match(JSON.stringify(lost.body), /was lost in attempt 3, the last one/)
+      assert.lengthOf(seen, 3)
     })
   )
 
@@ -198,7 +266,8 @@ describe("InngestWorker", () => {
             id: "web",
             isDev: false,
             signingKey: Redacted.make("signkey-test-0123456789abcdef0123456789abcdef")
-          })
+          }).pipe(Layer.provide(Logger.layer([]))),
+          origin: "http://127.0.0.1:9"
         }
       )
       const answer = yield* Effect.promise(() => call(handler, Own.jobName, { n: 1 }))
@@ -294,7 +363,8 @@ describe("InngestClient", () => {
         { client: client.pipe(Layer.provideMerge(capture)) }
       )
       yield* Effect.promise(() => call(handler, Own.jobName, { n: 1 }))
-      assert.isTrue(logged.some((line) => line.startsWith("Error Inngest function error")))
+      // the runner says what has failed, and the SDK doesn't say it again
+      assert.isEmpty(logged.filter((line) => line.includes("Inngest function error")))
       for (const spy of spies) {
         assert.strictEqual(spy.mock.calls.length, 0)
         spy.mockRestore()
@@ -345,7 +415,7 @@ describe("InngestDispatcher", () => {
       )
       assert.strictEqual(
         error.message,
-        `"web.own" was rejected by InngestDispatcher.layer: its payload has a field "_effectJobs", the one name that is reserved there.`
+        `"web.own" was rejected by InngestDispatcher.layer: its payload has a field "_effectJobs", a name that is reserved there.`
       )
       assert.strictEqual(bodies.length, 1)
     })

@@ -12,10 +12,10 @@ const dispatching: ReadonlyArray<Mutant> = [
   {
     name: "the delay of a publish is ignored",
     file: "src/internal/dispatching.ts",
-    find: `          kind,
+    find: `          queue: target.queue,
           notBefore,
           message:`,
-    replace: `          kind,
+    replace: `          queue: target.queue,
           notBefore: kind === "event" ? undefined : notBefore,
           message:`
   },
@@ -173,7 +173,7 @@ const steps: ReadonlyArray<Mutant> = [
   {
     name: "a durable sleep is slept again by each attempt",
     file: "src/internal/RunRecords.ts",
-    find: "yield* around(Effect.sleep(Duration.millis(wakeAt - now)))",
+    find: "yield* around(Effect.sleep(Duration.millis(wakeAt - now)), wakeAt)",
     replace: "yield* around(Effect.sleep(duration)); else yield* Effect.sleep(duration)",
     tests: ["test/Steps.test.ts"]
   },

@@ -1,8 +1,10 @@
 // The limits of an attempt, and a handler's view of its run.
 import { assert } from "@effect/vitest"
 import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import { CurrentLogAnnotations } from "effect/References"
 import * as Job from "../Job.ts"
 import * as RetryPolicy from "../RetryPolicy.ts"
 import { SecondTime } from "./retries.ts"
@@ -17,11 +19,50 @@ export class Resourceful extends Job.make("conformance.resourceful", {
   payload: key,
   retry: RetryPolicy.fixed({ attempts: 2, delay: "1 second" })
 }) {}
+/** Its work is done within its limit, and its Scope closes after it. */
+export class ClosesLate extends Job.make("conformance.closes-late", {
+  payload: key,
+  timeout: "1 second",
+  retry: RetryPolicy.fixed({ attempts: 2, delay: "1 second" })
+}) {}
+/** Its handler notes what it has of who dispatches it. */
+export class Looks extends Job.make("conformance.looks", { payload: key }) {}
+/** Its handler gives something that is no Effect. */
+export class GivesPromise extends Job.make("conformance.gives-promise", {
+  payload: key,
+  retry: RetryPolicy.fixed({ attempts: 2, delay: "1 second" })
+}) {}
 
-export const jobs = [NeverEnds, Resourceful] as const
+class Tenant extends Context.Service<Tenant, string>()("effect-jobs/conformance/Tenant") {}
+
+export const jobs = [NeverEnds, Resourceful, ClosesLate, Looks, GivesPromise] as const
 
 export const handlers = (note: Note) =>
-  Layer.merge(
+  Layer.mergeAll(
+    ClosesLate.toLayer(
+      ({ key }) =>
+        Effect.andThen(
+          Effect.addFinalizer(() => Effect.sleep("2 seconds")),
+          note("run", key)
+        ),
+      { onFailure: noteFailure(note) }
+    ),
+    Looks.toLayer(({ key }) =>
+      Effect.gen(function* () {
+        const tenant = yield* Effect.serviceOption(Tenant)
+        const annotations = Object.keys(yield* CurrentLogAnnotations).filter((name) => name === "tenant")
+        yield* note("run", key, [tenant._tag, annotations])
+      })
+    ),
+    GivesPromise.toLayer(
+      ({ key }) =>
+        Effect.flatMap(
+          note("run", key),
+          // sound: it isn't, and the suite is about that
+          () => Promise.resolve() as unknown as Effect.Effect<void>
+        ),
+      { onFailure: noteFailure(note) }
+    ),
     NeverEnds.toLayer(
       ({ key }) =>
         note("acquired", key).pipe(
@@ -39,6 +80,49 @@ export const handlers = (note: Note) =>
   )
 
 export const rows: ReadonlyArray<Row> = [
+  {
+    name: "limits: finalizers aren't counted in the time: what was done isn't done again",
+    test: ({ during, exactly, freshKey, of }) =>
+      Effect.gen(function* () {
+        const key = yield* freshKey
+        yield* during(
+          ClosesLate.dispatch({ key }),
+          exactly(1, () => of(ClosesLate, key), "5 seconds")
+        )
+        assert.deepStrictEqual(of(ClosesLate, key, "failed"), [])
+      })
+  },
+  {
+    name: "one context: a handler has no service and no reference of who dispatches it",
+    test: ({ during, exactly, freshKey, of }) =>
+      Effect.gen(function* () {
+        const key = yield* freshKey
+        const dispatch = Looks.dispatch({ key }).pipe(
+          Effect.provideService(Tenant, "of the caller"),
+          Effect.annotateLogs("tenant", "of the caller")
+        )
+        const [run] = yield* during(
+          dispatch,
+          exactly(1, () => of(Looks, key))
+        )
+        assert.deepStrictEqual(run?.detail, ["None", []])
+      })
+  },
+  {
+    name: "whatever is thrown: a handler that gives what isn't an Effect has failed, and the worker goes on",
+    test: ({ during, exactly, freshKey, of }) =>
+      Effect.gen(function* () {
+        const key = yield* freshKey
+        yield* during(
+          GivesPromise.dispatch({ key }),
+          exactly(1, () => of(GivesPromise, key, "failed"))
+        )
+        assert.deepStrictEqual(
+          of(GivesPromise, key).map(({ attempt }) => attempt),
+          [1, 2]
+        )
+      })
+  },
   {
     name: "limits: at its timeout a handler is interrupted, its finalizers run, and the attempt has failed",
     test: ({ during, early, exactly, freshKey, of }) =>

@@ -12,6 +12,7 @@ import type * as Scope from "effect/Scope"
 import type * as Workflow from "effect/workflow/Workflow"
 import type { Inngest, InngestFunction } from "inngest"
 import { makeRunner } from "../../Attempt.ts"
+import { announce } from "../../internal/announce.ts"
 import { DefinitionError } from "../../DefinitionError.ts"
 import { Dispatcher } from "../../Dispatcher.ts"
 import { checkedDuration } from "../../internal/checks.ts"
@@ -103,6 +104,7 @@ export const make = <const Jobs extends ReadonlyArray<Listed>>(
       // sound: the workflows' are here, and the jobs' are what this effect requires
       handlers as Context.Context<Job.Handler<string>>
     )
+    yield* announce("InngestWorker", { jobs: jobs.map(({ jobName }) => jobName) })
     const { client, eventPrefix } = yield* InngestClient
     checkNames(jobs, eventPrefix)
     for (const job of jobs) InngestRetry.checked(job)

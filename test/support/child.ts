@@ -1,5 +1,6 @@
 // A program of its own that a fault test kills: an app with transactions, a relay, or a worker, as told in its
 // argument. It writes one line when it is ready.
+import { PgClient } from "@effect/sql-pg"
 import { type Duration, Effect, Layer, Schema } from "effect"
 import { Redis as RedisClient } from "effect/persistence"
 import { SqlClient } from "effect/sql"
@@ -104,7 +105,7 @@ const main = Effect.fnUntraced(function* (told: Told) {
   }
   const client = yield* Layer.build(Postgres.client(told.server.postgres))
   const journal = yield* Effect.provideContext(sqlJournal, client)
-  const store = Layer.provide(QueueStore.layerSql(options), Layer.succeedContext(client))
+  const store = Layer.provide(QueueStore.layerPostgres(PgClient, options), Layer.succeedContext(client))
   const outboxStore = Layer.provide(OutboxStore.layer(options), Layer.succeedContext(client))
   switch (told.role) {
     case "worker": {

@@ -1,4 +1,5 @@
 // What fault tests have in common: a server with a journal, and the program under test in this process too.
+import { PgClient } from "@effect/sql-pg"
 import { type Duration, Effect, Layer, type Scope } from "effect"
 import { Redis as RedisClient } from "effect/persistence"
 import { SqlClient } from "effect/sql"
@@ -55,7 +56,7 @@ export const onPostgres = (
     const server = yield* Postgres.make()
     const client = yield* Layer.build(Postgres.client(server.url))
     const store = Layer.provideMerge(
-      QueueStore.layerSql(lockExpiration === undefined ? {} : { lockExpiration }),
+      QueueStore.layerPostgres(PgClient, lockExpiration === undefined ? {} : { lockExpiration }),
       Layer.succeedContext(client)
     )
     const context = yield* Layer.build(Layer.provideMerge(QueueDispatcher.layer, store))

@@ -2,6 +2,7 @@
  * Dispatches into a durable queue, from which a `QueueWorker` runs the message: in this process or in another one, now or
  * after a restart. The queue is Effect's own `PersistedQueue`, on Postgres, SQLite, Redis or in memory.
  */
+import { chunksOf } from "effect/Array"
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -47,17 +48,27 @@ export const layer: Layer.Layer<Dispatcher, never, PersistedQueueStore> = Layer.
     const offered = (request: DispatchRequest) =>
       Effect.flatMap(Clock.currentTimeMillis, (now) => offeredOf(request, now))
     const offer = (request: DispatchRequest) =>
-      within(
-        request,
-        Effect.flatMap(offered(request), (element) => store.offer(element))
+      Effect.mapError(
+        Effect.flatMap(offered(request), (element) => store.offer(element)),
+        (error) => failureOf(request.message.name, error)
       )
     const offerMany = (requests: ReadonlyArray<DispatchRequest>): Effect.Effect<void, DispatchError> => {
       const [first, ...more] = requests
       if (first === undefined) return Effect.void
-      if (more.length === 0) return offer(first)
+      const { name } = first.message
+      if (more.length === 0) return within(name, offer(first))
       return offerAll === undefined
-        ? Effect.forEach(requests, offer, { concurrency: offersAtOnce, discard: true })
-        : within(first, Effect.flatMap(Effect.forEach(requests, offered), offerAll))
+        ? Effect.forEach(
+            chunksOf(requests, offersBetweenLooks),
+            (some) => within(name, Effect.forEach(some, offer, { concurrency: offersAtOnce, discard: true })),
+            { discard: true }
+          )
+        : within(
+            name,
+            Effect.mapError(Effect.flatMap(Effect.forEach(requests, offered), offerAll), (error) =>
+              failureOf(name, error)
+            )
+          )
     }
     const complete = ({ message }: DispatchRequest): Effect.Effect<void, DispatchError> =>
       backing === undefined
@@ -92,19 +103,15 @@ const offeredOf = (
     delayMillis: notBefore === undefined ? undefined : notBefore - now
   })
 
-/** An offer that has an answer in time, and a failure that says what its store means. */
+/** An offer that has an answer in time. */
 const within = (
-  { message: { name } }: DispatchRequest,
-  offer: Effect.Effect<void, PersistedQueueError>
+  job: string,
+  offers: Effect.Effect<void, DispatchError>
 ): Effect.Effect<void, DispatchError> =>
-  Effect.timeoutOrElse(
-    Effect.mapError(offer, (error) => failureOf(name, error)),
-    {
-      duration: answerWithin,
-      orElse: () =>
-        Effect.fail(unavailable(name, `it gave no answer within ${Duration.format(answerWithin)}`))
-    }
-  )
+  Effect.timeoutOrElse(offers, {
+    duration: answerWithin,
+    orElse: () => Effect.fail(unavailable(job, `it gave no answer within ${Duration.format(answerWithin)}`))
+  })
 
 const failureOf = (job: string, error: PersistedQueueError): DispatchError => {
   const cause = Extensions.causeOf(error)

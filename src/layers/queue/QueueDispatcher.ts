@@ -19,6 +19,9 @@ import * as StepRecords from "./StepRecords.ts"
 /** How many messages of one `dispatchAll` are on their way at once to a store that takes one at a time. */
 const offersAtOnce = 16
 
+/** So many of them have to be taken within the time of an answer. */
+const offersBetweenLooks = 500
+
 /** How long a dispatch waits for its store's answer. */
 const answerWithin = Duration.seconds(30)
 

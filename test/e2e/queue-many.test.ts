@@ -10,7 +10,7 @@ const jobs = 20_000
 
 describe("four worker processes on Postgres", () => {
   it.live(
-    `${jobs} jobs, a worker killed every two seconds: each job completed`,
+    `${jobs} jobs, a worker killed every few seconds: each job completed`,
     () =>
       Effect.gen(function* () {
         const { entries, provided, told } = yield* onPostgres()
@@ -21,11 +21,13 @@ describe("four worker processes on Postgres", () => {
           spawn({ role: "worker", name: `worker-${++spawned}`, server: told, lockExpiration: "5 seconds" })
         )
         const workers: Array<Child> = []
+        const isReady = (worker: Child) => Effect.promise(() => worker.said("ready"))
         for (let n = 0; n < 4; n++) workers.push(yield* start1)
+        yield* Effect.forEach(workers, isReady, { discard: true })
         const killing = yield* Effect.forkChild(
           Effect.forever(
             Effect.gen(function* () {
-              yield* Effect.sleep(2_000)
+              yield* Effect.sleep(4_000)
               const victim = workers.shift()
               if (victim === undefined) return
               yield* Effect.promise(() => victim.kill())

@@ -266,10 +266,10 @@ const perform = (
   const { attempt, job, message, suspension } = self
   const { jobName, timeout } = job.job
   const scope = Scope.makeUnsafe()
-  const context = Context.merge(
-    runContext(job.context, { ...self, job: job.job, part: "handler" }),
-    Context.make(ParentSpan, span).pipe(Context.add(Scope.Scope, scope))
-  )
+  const context = runContext(job.context, { ...self, job: job.job, part: "handler" }, [
+    [ParentSpan.key, span],
+    [Scope.Scope.key, scope]
+  ])
   // sound: the context has all that a handler and its schemas need
   const handled = handle(self, progress) as Effect.Effect<Succeeded, unknown>
   const exit = limited(

@@ -61,10 +61,11 @@ export interface CurrentAttempt {
   readonly part: "handler" | "onFailure"
 }
 
-/** The context of a part of a run: that of its worker, and over it the run's own services. */
+/** The context of a part of a run: that of its worker, and over it the run's own services and `more`, by their keys. */
 export const runContext = (
   worker: Context.Context<never>,
-  current: CurrentAttempt
+  current: CurrentAttempt,
+  more: ReadonlyArray<readonly [key: string, service: unknown]> = []
 ): Context.Context<Exclude<Job.Provided, Scope.Scope>> => {
   const { attempt, job, message, part, steps } = current
   const state = makeState({ job: job.jobName, id: message.id, attempt, steps }, part)
@@ -89,7 +90,8 @@ export const runContext = (
     [CurrentRun.key, run],
     [CurrentRunState.key, state],
     [WorkflowInstance.key, instanceOf(state)],
-    [CurrentLogAnnotations.key, annotations]
+    [CurrentLogAnnotations.key, annotations],
+    ...more
   ]
   return Context.merge(worker, Context.makeUnsafe(new Map(own)))
 }

@@ -73,7 +73,7 @@ const encodesToObject = (ast: SchemaAST.AST): boolean => {
 }
 
 /** The queue of jobs that name none. */
-const defaultQueue = "default"
+export const defaultQueue = "default"
 
 /** The dispatchable part of a contract; its codecs are made when first used. */
 export const dispatchable = <Payload extends Schema.Top>(options: {
@@ -150,6 +150,7 @@ const contract = (definition: Definition): unknown => {
       ),
     // the class that it is called on, with its own statics, is the prototype of the annotated one
     annotate(this: (Definition & object) | undefined, key: Context.Key<unknown, unknown>, value: unknown) {
+      // sound: unbound it is the contract itself, which has had its values put onto it
       const base = this ?? (Contract as unknown as Definition)
       function Annotated() {}
       Object.setPrototypeOf(Annotated, base)

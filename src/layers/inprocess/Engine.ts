@@ -130,7 +130,6 @@ interface Run {
   readonly key: string
   readonly message: JobMessage
   readonly steps: RunSteps
-  readonly place: Place.Place
   readonly ended: Deferred.Deferred<void>
   readonly root: Root | undefined
   readonly isRemembered: boolean
@@ -271,17 +270,15 @@ const claim = (
     readonly isRemembered: boolean
     readonly root?: Root | undefined
     /** A run that its dispatch waits for has no place among those in the background. */
-    readonly hasNoPlace?: boolean | undefined
+    readonly place?: Place.Place | undefined
   }
 ): Run | undefined => {
   const key = runKey(message)
   if (self.runs.has(key) || self.ids.has(key, self.clock.currentTimeMillisUnsafe())) return undefined
-  const place = Place.make(self.permits)
   const run: Run = {
     key,
     message,
-    place,
-    steps: options.hasNoPlace === true ? inMemory() : inMemory(place.away),
+    steps: inMemory(options.place?.away),
     ended: Deferred.makeUnsafe(),
     root: options.root,
     isRemembered: options.isRemembered,
@@ -301,9 +298,9 @@ const end = (self: Engine, run: Run, exit: Exit.Exit<unknown>): void => {
 }
 
 const start = (self: Engine, message: JobMessage, options: Parameters<typeof claim>[2]): void => {
-  const run = claim(self, message, options)
+  const place = Place.make(self.permits)
+  const run = claim(self, message, { ...options, place })
   if (run === undefined) return
-  const { place } = run
   const loop = runToEnd(
     loopOf(self, run, place.hold, (delay) => waitOrDrop(self, delay)),
     message
@@ -341,7 +338,7 @@ const awaited = (self: Engine, message: JobMessage, isRemembered: boolean): Effe
   Effect.uninterruptibleMask((restore) =>
     Effect.suspend(() => {
       const root: Root = { fibers: new Set() }
-      const run = claim(self, message, { delay: 0, isRemembered, root, hasNoPlace: true })
+      const run = claim(self, message, { delay: 0, isRemembered, root })
       if (run === undefined) {
         const first = self.runs.get(runKey(message))
         return first === undefined || first.isScheduled ? Effect.void : restore(Deferred.await(first.ended))

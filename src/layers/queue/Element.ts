@@ -178,8 +178,7 @@ export const elementOf = (options: {
 export const elementId = (id: string): string =>
   id.isWellFormed() && !id.includes("\0") ? id : id.toWellFormed().replaceAll("\0", "\uFFFD")
 
-/** The queue of jobs that name none. */
-export const defaultQueue = "default"
+export { defaultQueue } from "../../internal/contract.ts"
 
 /** The queue of all events. The worker that takes one hands it on to all listeners that are known. */
 export const eventQueue = "@events"
